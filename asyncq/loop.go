@@ -1,0 +1,244 @@
+package asyncq
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// completionsMax is how many completions one turn of the loop takes from its engine: enough for
+// every slot to have one, small enough for the array to stay in the cache.
+const completionsMax = 256
+
+// Intaker is a source of new operations, such as a transport. Intake claims slots for what has
+// arrived until nothing is left or the table is full; it returns true when it stopped for
+// another reason (fairness) and wants to be asked again without a wait. On the loop's thread.
+type Intaker interface {
+	Intake() (more bool)
+}
+
+// Config describes a loop.
+type Config struct {
+	// Engine carries I/O. The loop closes it.
+	Engine Engine
+	// Slots is the number of transport slots; 0 means SlotsMax.
+	Slots int
+	// Seed other than 0 makes the order in which queued slots run a function of the seed.
+	Seed uint64
+	// Now is the clock of timers; nil means time.Now.
+	Now func() time.Time
+}
+
+// Loop owns a table, its providers and an engine, and runs them on one thread. In deterministic
+// mode nobody calls Run: Wait and Release then turn the loop on the caller's own goroutine.
+type Loop struct {
+	Table  *Table
+	engine Engine
+	now    func() time.Time
+
+	providers []Provider
+	names     []string
+	intakers  []Intaker
+	timer     *Timer
+	comps     [completionsMax]Completion
+
+	running atomic.Bool // Run is on some goroutine
+	stop    atomic.Bool
+	called  atomic.Bool // something is in calls
+
+	// mu guards what ordinary goroutines share with the loop: public slots, intake, results.
+	// The loop holds it for a few instructions only.
+	mu      sync.Mutex
+	changed sync.Cond // a public slot finished or became free, a buffer came back
+	turn    sync.Mutex
+	calls   []call // what Start, Cancel and Release left for the loop
+	taken   []call // the loop's half of the pair; swapped with calls
+	handles []handle
+	results []result
+	err     error     // what made the engine unusable
+	bufs    []*Buffer // per slot; the only pointers of the call layer
+}
+
+// call is a message from an ordinary goroutine to the loop.
+type call struct {
+	kind callKind
+	id   DescID
+}
+
+type callKind uint8
+
+const (
+	callStart callKind = iota
+	callCancel
+	callRelease
+)
+
+// callsMax is the most messages under way: each public slot is started, cancelled once and
+// released once.
+const callsMax = 3 * SlotsPublic
+
+type handle struct {
+	provider ProviderID
+	object   uint32
+	open     bool
+}
+
+// New builds a loop. Providers and handles are registered next, then Run is called, or the loop
+// is turned by Step, Wait and Release.
+func New(c Config) *Loop {
+	if c.Slots == 0 {
+		c.Slots = SlotsMax
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	var rng *rand.Rand
+	if c.Seed != 0 {
+		rng = rand.New(rand.NewPCG(c.Seed, 0x6173796e63667364))
+	}
+	l := &Loop{Table: newTable(c.Slots, rng), engine: c.Engine, now: c.Now}
+	l.changed.L = &l.mu
+	l.bufs = make([]*Buffer, l.Table.Len())
+	l.results = make([]result, l.Table.Len())
+	l.calls = make([]call, 0, callsMax)
+	l.taken = make([]call, 0, callsMax)
+	l.handles = make([]handle, 1) // handle 0 is none
+	l.Register("none", noProvider{})
+	l.timer = newTimer(l)
+	return l
+}
+
+// Engine returns the loop's engine.
+func (l *Loop) Engine() Engine { return l.engine }
+
+// Register adds a provider under a name used in messages and returns its number. Providers are
+// registered before the loop runs, or on its thread, and never removed.
+func (l *Loop) Register(name string, p Provider) ProviderID {
+	if len(l.providers) == 256 {
+		panic("asyncq: more than 256 providers")
+	}
+	l.providers = append(l.providers, p)
+	l.names = append(l.names, name)
+	return ProviderID(len(l.providers) - 1)
+}
+
+// AddIntake adds a source of new operations.
+func (l *Loop) AddIntake(i Intaker) { l.intakers = append(l.intakers, i) }
+
+// Run turns the loop until Stop, on the calling goroutine, which stays bound to its thread.
+// Public operations that are still pending afterwards go on when somebody waits for them.
+func (l *Loop) Run() error {
+	runtime.LockOSThread()
+	l.running.Store(true)
+	defer l.runEnds()
+	for !l.stop.Load() {
+		if err := l.Step(true); err != nil {
+			return fmt.Errorf("engine %s: %w", l.engine.Name(), err)
+		}
+	}
+	return nil
+}
+
+// runEnds tells those who sleep in Wait that they have to turn the loop themselves now.
+func (l *Loop) runEnds() {
+	l.mu.Lock()
+	l.running.Store(false)
+	l.changed.Broadcast()
+	l.mu.Unlock()
+}
+
+// Stop makes Run return soon. Any goroutine may call it.
+func (l *Loop) Stop() {
+	l.stop.Store(true)
+	l.engine.Wake()
+}
+
+// Step is one turn: reap completions, take in new work, run everything that can run. With block
+// it waits until there is something to do.
+func (l *Loop) Step(block bool) error {
+	more := l.takeIn()
+	l.runQueued()
+	timeout := time.Duration(0)
+	if block && !more && l.Table.runCount == 0 && !l.called.Load() && !l.stop.Load() {
+		timeout = l.timer.timeout()
+	}
+	n, err := l.engine.Wait(timeout, l.comps[:])
+	if err != nil {
+		return err
+	}
+	for i := range n {
+		c := l.comps[i]
+		l.providers[c.Token.Provider()].Complete(c.Token, c.Res)
+	}
+	l.timer.expire()
+	l.runQueued()
+	return nil
+}
+
+func (l *Loop) takeIn() (more bool) {
+	if l.called.Swap(false) {
+		l.takeCalls()
+	}
+	for _, i := range l.intakers {
+		more = i.Intake() || more
+	}
+	return more
+}
+
+// runQueued resumes slots until none is queued. It terminates because a slot that makes no
+// progress parks.
+func (l *Loop) runQueued() {
+	for {
+		s, ok := l.Table.next()
+		if !ok {
+			return
+		}
+		l.providers[l.Table.descs[s].owner].Resume(s)
+		if d := &l.Table.descs[s]; d.state == Running {
+			panic("asyncq: provider " + l.names[d.owner] + " left a slot running")
+		}
+	}
+}
+
+// takeCalls carries out what Start, Cancel and Release left for the loop.
+func (l *Loop) takeCalls() {
+	l.mu.Lock()
+	l.calls, l.taken = l.taken[:0], l.calls
+	l.mu.Unlock()
+	for _, c := range l.taken {
+		s := c.id.Slot()
+		d := &l.Table.descs[s]
+		switch {
+		case d.gen != c.id.gen():
+		case c.kind == callStart:
+			l.Table.Queue(s)
+		case c.kind == callCancel && d.state != Done && d.state != Free:
+			d.cancelled = true
+			if d.state == Parked {
+				l.providers[d.owner].Cancel(s)
+			}
+		case c.kind == callRelease:
+			l.released(s)
+		}
+	}
+}
+
+// Close stops the engine. Run has returned, or was never called.
+func (l *Loop) Close() error { return l.engine.Close() }
+
+// Releaser is a provider whose finished operations hold something, such as a lock, until they
+// are released. Released runs on the loop's thread.
+type Releaser interface {
+	Provider
+	Released(s Slot)
+}
+
+// noProvider takes completions that nobody waits for (provider 0): wake-ups and cancellations.
+type noProvider struct{}
+
+func (noProvider) Resume(Slot)           {}
+func (noProvider) Complete(Token, int32) {}
+func (noProvider) Cancel(Slot)           {}
