@@ -133,6 +133,9 @@ func (l *Loop) AddIntake(i Intaker) { l.intakers = append(l.intakers, i) }
 func (l *Loop) Run() error {
 	runtime.LockOSThread()
 	l.running.Store(true)
+	l.engine.Wake() // whoever turns the loop inline gives it up
+	l.turn.Lock()
+	defer l.turn.Unlock()
 	defer l.runEnds()
 	for !l.stop.Load() {
 		if err := l.Step(true); err != nil {
@@ -197,8 +200,8 @@ func (l *Loop) runQueued() {
 			return
 		}
 		l.providers[l.Table.descs[s].owner].Resume(s)
-		if d := &l.Table.descs[s]; d.state == Running {
-			panic("asyncq: provider " + l.names[d.owner] + " left a slot running")
+		if l.Table.running != NoSlot {
+			panic("asyncq: provider " + l.names[l.Table.descs[s].owner] + " left a slot running")
 		}
 	}
 }

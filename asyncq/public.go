@@ -199,7 +199,10 @@ func (l *Loop) await() error {
 	}
 	l.mu.Unlock()
 	l.turn.Lock()
-	err := l.Step(true)
+	var err error
+	if !l.running.Load() {
+		err = l.Step(true)
+	}
 	l.turn.Unlock()
 	l.mu.Lock()
 	if err != nil {
@@ -222,6 +225,7 @@ func (l *Loop) Finish(s Slot, bytes int64, err unix.Errno) {
 	r := &l.results[s]
 	r.done, r.bytes, r.err, r.holds = true, bytes, err, holds && err == 0
 	if r.holds {
+		l.Table.leaves(s)
 		d.state = Done
 	} else {
 		l.Table.recycle(s)
@@ -239,5 +243,27 @@ func (l *Loop) released(s Slot) {
 	l.Table.recycle(s)
 	l.mu.Lock()
 	l.freePublic(s)
+	l.mu.Unlock()
+}
+
+// Await blocks the calling goroutine until done says so; the loop's thread uses Locked to do
+// what makes it true. done is called with the loop's lock held and must be short. It is for
+// fronts that serve goroutines by other means than descriptors.
+func (l *Loop) Await(done func() bool) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for !done() {
+		if err := l.await(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Locked runs f with the lock that Await's condition sees, and wakes those who await.
+func (l *Loop) Locked(f func()) {
+	l.mu.Lock()
+	f()
+	l.changed.Broadcast()
 	l.mu.Unlock()
 }

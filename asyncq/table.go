@@ -53,6 +53,7 @@ type Table struct {
 	freeCount int
 	public    Slot // head of the free list of public slots, guarded by Loop.mu
 
+	running  Slot   // the slot whose Resume is on the stack and has not ended its attempt
 	run      []Slot // ring of queued slots
 	runHead  int
 	runCount int
@@ -63,7 +64,7 @@ func newTable(slots int, rng *rand.Rand) *Table {
 	total := slots + SlotsReserved + SlotsPublic
 	t := &Table{
 		descs: make([]Desc, total), nodes: make([]node, total*WantsMax),
-		run: make([]Slot, total), free: NoSlot, public: NoSlot, rng: rng,
+		run: make([]Slot, total), free: NoSlot, public: NoSlot, running: NoSlot, rng: rng,
 	}
 	for i := total - 1; i >= 0; i-- {
 		d := &t.descs[i]
@@ -133,6 +134,7 @@ func (t *Table) Queue(s Slot) {
 	if d.state == Free || d.state == Queued || d.state == Done {
 		panic(fmt.Sprintf("asyncq: queue of a %v slot", d.state))
 	}
+	t.leaves(s)
 	d.state = Queued
 	t.run[(t.runHead+t.runCount)%len(t.run)] = s
 	t.runCount++
@@ -158,6 +160,7 @@ func (t *Table) next() (Slot, bool) {
 		panic("asyncq: a slot runs with wants outstanding")
 	}
 	d.state = Running
+	t.running = s
 	d.nodes = 0
 	return s, true
 }
@@ -194,6 +197,7 @@ func (t *Table) Wants(s Slot) (outstanding, room int) {
 func (t *Table) Park(s Slot, kind uint8) {
 	d := &t.descs[s]
 	t.expect(d, Running)
+	t.leaves(s)
 	d.state = Parked
 	d.ParkedOn = kind
 	d.Status = 0
@@ -291,10 +295,18 @@ func (t *Table) Release(s Slot) {
 
 // recycle makes every DescID and Token of slot s stale.
 func (t *Table) recycle(s Slot) {
+	t.leaves(s)
 	d := &t.descs[s]
 	d.state = Free
 	if d.gen = (d.gen + 1) & 0xffffff; d.gen == 0 {
 		d.gen = 1
+	}
+}
+
+// leaves notes that the attempt of slot s is over, if it is the one that runs.
+func (t *Table) leaves(s Slot) {
+	if t.running == s {
+		t.running = NoSlot
 	}
 }
 

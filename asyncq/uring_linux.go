@@ -353,7 +353,7 @@ func (u *Uring) enter(wait uintptr, arg *getEventsArg) (int, unix.Errno) {
 // Wait submits, sleeps and reaps.
 func (u *Uring) Wait(timeout time.Duration, out []Completion) (int, error) {
 	u.drainBacklog()
-	if n := u.reap(out); n > 0 {
+	if n, woken := u.reap(out); n > 0 || woken {
 		if u.sq.next != *u.sq.tail {
 			_, errno := u.enter(0, nil)
 			return n, transient(errno)
@@ -373,7 +373,8 @@ func (u *Uring) Wait(timeout time.Duration, out []Completion) (int, error) {
 	if _, errno := u.enter(wait, arg); errno != 0 && transient(errno) != nil {
 		return 0, errno
 	}
-	return u.reap(out), nil
+	n, _ := u.reap(out)
+	return n, nil
 }
 
 // transient maps the errors after which the loop just goes on: EINTR (the collector stops a raw
@@ -396,9 +397,9 @@ func (u *Uring) drainBacklog() {
 	u.backlog = u.backlog[:copy(u.backlog, u.backlog[n:])]
 }
 
-// reap moves completions to out.
-func (u *Uring) reap(out []Completion) int {
-	n := copy(out, u.posted)
+// reap moves completions to out. A wake-up is not one, but it must keep Wait from sleeping.
+func (u *Uring) reap(out []Completion) (n int, woken bool) {
+	n = copy(out, u.posted)
 	u.posted = u.posted[:copy(u.posted, u.posted[n:])]
 	head := *u.cq.head
 	tail := atomic.LoadUint32(u.cq.tail)
@@ -407,13 +408,14 @@ func (u *Uring) reap(out []Completion) int {
 		head++
 		if c.userData == tokenWake {
 			u.woken(c)
+			woken = true
 			continue
 		}
 		out[n] = Completion{Token(c.userData), c.res}
 		n++
 	}
 	atomic.StoreUint32(u.cq.head, head)
-	return n
+	return n, woken
 }
 
 func (u *Uring) woken(c *cqe) {

@@ -1,0 +1,214 @@
+package fusefs
+
+import (
+	"bytes"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"asyncfsd/vfs"
+	"asyncfsd/vfs/ext4"
+)
+
+// nodeToIno and its inverse exchange 1, FUSE's number of the root, and 2, ext4's, so that no
+// table is needed.
+func nodeToIno(node uint64) ext4.Ino {
+	switch node {
+	case fuse.FUSE_ROOT_ID:
+		return ext4.RootIno
+	case uint64(ext4.RootIno):
+		return 1
+	}
+	return ext4.Ino(node)
+}
+
+func inoToNode(ino ext4.Ino) uint64 {
+	return uint64(nodeToIno(uint64(ino)))
+}
+
+// dispatch begins, or answers at once, one request.
+func (t *Transport) dispatch(req []byte) {
+	h := in[fuse.InHeader](req)
+	if h == nil || int(h.Length) != len(req) {
+		t.log.Error("malformed request", "bytes", len(req))
+		return
+	}
+	if h.Opcode < uint32(len(t.Requests)) {
+		t.Requests[h.Opcode]++
+	}
+	if !t.started && h.Opcode != opInit && h.Opcode != opDestroy {
+		t.fail(h.Unique, unix.EIO)
+		return
+	}
+	if h.NodeId>>32 != 0 {
+		t.fail(h.Unique, unix.ESTALE)
+		return
+	}
+	if t.immediate(h, req) {
+		return
+	}
+	s, op := t.fs.Claim(t.front)
+	op.Tag, op.Node = h.Unique, nodeToIno(h.NodeId)
+	op.Cred = vfs.Cred{UID: h.Uid, GID: h.Gid, PID: h.Pid}
+	r := t.reqs.At(s)
+	*r = request{opcode: h.Opcode}
+	if errno := decode(op, r, req); errno != 0 {
+		t.fs.Abandon(s)
+		t.fail(h.Unique, errno)
+		return
+	}
+	t.fs.Submit(s)
+}
+
+// immediate answers the requests that need no disk, and says whether it did.
+func (t *Transport) immediate(h *fuse.InHeader, req []byte) bool {
+	switch h.Opcode {
+	case opInit:
+		t.initialise(req)
+	case opDestroy:
+		t.fail(h.Unique, 0)
+	case opForget, opBatchForget:
+		// Inode numbers are the node ids and nothing is deleted: there is nothing to count.
+	case opInterrupt:
+		// Every operation ends by itself in the time of a few disk reads; an EINTR from the read
+		// of a regular file would surprise more than the wait.
+	case opOpen, opOpendir:
+		if t.config.Opens {
+			return false
+		}
+		t.fail(h.Unique, unix.ENOSYS) // the kernel never asks again
+	case opRelease, opReleasedir:
+		t.fail(h.Unique, 0)
+	case opFlush:
+		t.fail(h.Unique, unix.ENOSYS)
+	case opIoctl:
+		return t.ioctlImmediate(h, req)
+	default:
+		if h.Opcode >= 64 {
+			t.fail(h.Unique, unix.ENOSYS)
+			return true
+		}
+		return t.refused(h)
+	}
+	return true
+}
+
+// refused answers what a read-only mount never does.
+func (t *Transport) refused(h *fuse.InHeader) bool {
+	bit := uint64(1) << h.Opcode
+	switch {
+	case opsWriteMask&bit != 0:
+		t.fail(h.Unique, unix.EROFS)
+	case opsSyncMask&bit != 0:
+		t.fail(h.Unique, 0)
+	default:
+		return false
+	}
+	return true
+}
+
+// decode fills in op from a request that needs the filesystem.
+func decode(op *vfs.Op, r *request, req []byte) unix.Errno {
+	switch r.opcode {
+	case opLookup:
+		op.Code = vfs.OpLookup
+		return setName(op, rest[fuse.InHeader](req))
+	case opGetattr, opStatx, opOpen, opOpendir, opIoctl:
+		op.Code = vfs.OpGetattr
+		return decodeAttr(r, req)
+	case opReadlink:
+		op.Code = vfs.OpReadlink
+	case opRead, opReaddir, opReaddirplus:
+		return decodeRead(op, r.opcode, req)
+	case opStatfs:
+		op.Code = vfs.OpStatfs
+	case opGetxattr, opListxattr:
+		return decodeXattr(op, r, req)
+	case opAccess:
+		a := in[fuse.AccessIn](req)
+		if a == nil {
+			return unix.EINVAL
+		}
+		op.Code, op.Arg = vfs.OpAccess, a.Mask
+	case opLseek:
+		a := in[fuse.LseekIn](req)
+		if a == nil {
+			return unix.EINVAL
+		}
+		op.Code, op.Off, op.Arg = vfs.OpLseek, a.Offset, a.Whence
+	case opBmap:
+		a := in[bmapIn](req)
+		if a == nil {
+			return unix.EINVAL
+		}
+		op.Code, op.Off, op.Arg = vfs.OpBmap, a.Block, a.Blocksize
+	default:
+		return unix.ENOSYS
+	}
+	return 0
+}
+
+type bmapIn struct {
+	fuse.InHeader
+	Block     uint64
+	Blocksize uint32
+	_         uint32
+}
+
+// getxattrIn is struct fuse_getxattr_in after its header.
+type getxattrIn struct {
+	fuse.InHeader
+	Size uint32
+	_    uint32
+}
+
+func decodeAttr(r *request, req []byte) unix.Errno {
+	if r.opcode == opIoctl {
+		a := in[fuse.IoctlIn](req)
+		if a == nil {
+			return unix.EINVAL
+		}
+		r.cmd, r.size = a.Cmd, a.OutSize
+	}
+	return 0
+}
+
+func decodeRead(op *vfs.Op, opcode uint32, req []byte) unix.Errno {
+	a := in[fuse.ReadIn](req)
+	if a == nil || a.Size > maxPages*4096 {
+		return unix.EINVAL
+	}
+	op.Off, op.Size = a.Offset, a.Size
+	switch opcode {
+	case opRead:
+		op.Code = vfs.OpRead
+	case opReaddir:
+		op.Code = vfs.OpReaddir
+	default:
+		op.Code = vfs.OpReaddirPlus
+	}
+	return 0
+}
+
+func decodeXattr(op *vfs.Op, r *request, req []byte) unix.Errno {
+	a := in[getxattrIn](req)
+	if a == nil {
+		return unix.EINVAL
+	}
+	op.Size, r.size = a.Size, a.Size
+	if r.opcode == opListxattr {
+		op.Code = vfs.OpListxattr
+		return 0
+	}
+	op.Code = vfs.OpGetxattr
+	return setName(op, rest[getxattrIn](req))
+}
+
+// setName takes a NUL-terminated name.
+func setName(op *vfs.Op, p []byte) unix.Errno {
+	n := bytes.IndexByte(p, 0)
+	if n <= 0 {
+		return unix.EINVAL
+	}
+	return op.SetName(p[:n])
+}

@@ -1,0 +1,209 @@
+package fusefs
+
+import (
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+	"unsafe"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"asyncfsd/asyncq"
+	"asyncfsd/vfs"
+)
+
+// Sizes of what crosses /dev/fuse.
+const (
+	// recvSize is what one read of /dev/fuse must have room for: the largest request, a write
+	// of maxWrite bytes with its 80-byte header, rounded up to a page.
+	recvSize = maxWrite + 4096
+	// maxWrite is the largest payload of a WRITE or SETXATTR, in bytes.
+	maxWrite = 128 << 10
+	// maxPages is the largest READ in pages: the payload buffers hold 1 MiB.
+	maxPages = 256
+	// requestsPerTurn bounds how many requests one turn of the loop takes in before completions
+	// get their turn.
+	requestsPerTurn = 64
+)
+
+// Config says how the kernel is to treat the filesystem.
+type Config struct {
+	Log *slog.Logger
+	// EntryTimeout, AttrTimeout and NegativeTimeout are how long the kernel may use what it was
+	// told of names, attributes and absent names. Nobody else writes to the image, so that long
+	// ones are right.
+	EntryTimeout, AttrTimeout, NegativeTimeout time.Duration
+	// NoACL tells the kernel not to ask for POSIX ACLs.
+	NoACL bool
+	// Opens asks the kernel to send OPEN and OPENDIR, which can then be refused one by one (no
+	// key). Without it these never leave the kernel.
+	Opens bool
+}
+
+// request is what the transport keeps of a request besides its Op. No pointers.
+type request struct {
+	opcode uint32
+	cmd    uint32 // ioctl
+	size   uint32 // room for the answer, where the request says so
+}
+
+// Transport serves one mount over /dev/fuse. It is the provider of its own readiness events, an
+// Intaker of the loop and a Front of the filesystem.
+type Transport struct {
+	fs     *vfs.FS
+	loop   *asyncq.Loop
+	fd     int
+	id     asyncq.ProviderID
+	front  vfs.FrontID
+	config Config
+	log    *slog.Logger
+
+	reqs     *asyncq.Blobs[request]
+	recv     []byte
+	out      outBuffer
+	readable bool // the descriptor may have requests
+	started  bool // INIT is done
+	minor    uint32
+
+	ready     chan struct{}
+	readyOnce sync.Once
+	err       error
+
+	// Requests counts what was received, by opcode.
+	Requests [64]uint64
+}
+
+// outBuffer is where small replies are put together: header and the largest fixed answer.
+type outBuffer struct {
+	header fuse.OutHeader
+	body   [512]byte
+}
+
+// New makes the transport of a mount whose /dev/fuse descriptor is fd, non-blocking.
+func New(fs *vfs.FS, fd int, c Config) (*Transport, error) {
+	if err := unix.SetNonblock(fd, true); err != nil {
+		return nil, fmt.Errorf("/dev/fuse: %w", err)
+	}
+	l := fs.Loop()
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	t := &Transport{fs: fs, loop: l, fd: fd, config: c, log: c.Log,
+		reqs: asyncq.NewBlobs[request](l.Table), recv: make([]byte, recvSize),
+		ready: make(chan struct{}), readable: true}
+	t.id = l.Register("fuse", t)
+	t.front = fs.AddFront(t)
+	l.AddIntake(t)
+	l.Engine().Poll(fd, asyncq.MakeToken(t.id, 0, 0))
+	return t, nil
+}
+
+// Ready is closed when the kernel has begun to use the mount.
+func (t *Transport) Ready() <-chan struct{} { return t.ready }
+
+// Err returns what ended the transport, nil after an unmount. Valid after the loop's Run.
+func (t *Transport) Err() error { return t.err }
+
+// Complete notes that the descriptor has become readable.
+func (t *Transport) Complete(_ asyncq.Token, res int32) {
+	t.readable = true
+	if res < 0 {
+		t.stop(fmt.Errorf("polling /dev/fuse: %w", unix.Errno(-res)))
+	}
+}
+
+// Resume is never called: slots belong to the filesystem.
+func (t *Transport) Resume(asyncq.Slot) {}
+
+// Cancel is never called.
+func (t *Transport) Cancel(asyncq.Slot) {}
+
+// Intake receives requests until none is left, the table is full, or it had its share.
+func (t *Transport) Intake() (more bool) {
+	for n := 0; t.readable && t.loop.Table.Available() > 0; n++ {
+		if n == requestsPerTurn {
+			return true
+		}
+		t.receive()
+	}
+	return false
+}
+
+// receive reads one request and dispatches it.
+func (t *Transport) receive() {
+	n, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(t.fd),
+		uintptr(unsafe.Pointer(&t.recv[0])), recvSize)
+	switch errno {
+	case 0:
+		t.dispatch(t.recv[:n])
+	case unix.EAGAIN:
+		t.readable = false
+	case unix.EINTR, unix.ENOENT: // ENOENT: the request was taken back while we read it
+	case unix.ENODEV: // unmounted
+		t.stop(nil)
+	default:
+		t.stop(fmt.Errorf("reading /dev/fuse: %w", errno))
+	}
+}
+
+// stop ends the loop: the mount is gone.
+func (t *Transport) stop(err error) {
+	t.readable = false
+	if t.err == nil {
+		t.err = err
+	}
+	t.loop.Stop()
+}
+
+// send writes one reply. It does not block: /dev/fuse takes a reply or refuses it.
+func (t *Transport) send(p []byte) {
+	for {
+		_, _, errno := unix.RawSyscall(unix.SYS_WRITE, uintptr(t.fd),
+			uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)))
+		switch errno {
+		case unix.EINTR:
+			continue
+		case 0, unix.ENOENT: // ENOENT: the caller was killed in the meantime
+		case unix.ENODEV, unix.EPERM: // the connection was aborted
+			t.stop(nil)
+		default:
+			t.log.Error("reply refused by the kernel", "errno", errno, "bytes", len(p))
+		}
+		return
+	}
+}
+
+// reply sends the first n bytes of t.out.body.
+func (t *Transport) reply(unique uint64, n int) {
+	t.out.header = fuse.OutHeader{Length: uint32(headerSize + n), Unique: unique}
+	t.send(unsafe.Slice((*byte)(unsafe.Pointer(&t.out)), headerSize+n))
+}
+
+// fail sends an errno; 0 is a success without a body.
+func (t *Transport) fail(unique uint64, errno unix.Errno) {
+	t.out.header = fuse.OutHeader{Length: headerSize, Status: -int32(errno), Unique: unique}
+	t.send(unsafe.Slice((*byte)(unsafe.Pointer(&t.out)), headerSize))
+}
+
+const headerSize = int(unsafe.Sizeof(fuse.OutHeader{}))
+
+// body returns t.out's body, zeroed, as a T.
+func body[T any](t *Transport) *T {
+	p := (*T)(unsafe.Pointer(&t.out.body))
+	var zero T
+	*p = zero
+	return p
+}
+
+// in returns the request as a T, or nil if it is too short to be one.
+func in[T any](req []byte) *T {
+	if len(req) < int(unsafe.Sizeof(*new(T))) {
+		return nil
+	}
+	return (*T)(unsafe.Pointer(&req[0]))
+}
+
+// rest returns what follows the fixed part T of a request.
+func rest[T any](req []byte) []byte { return req[unsafe.Sizeof(*new(T)):] }

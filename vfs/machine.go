@@ -1,0 +1,335 @@
+package vfs
+
+import (
+	"errors"
+	"log/slog"
+
+	"golang.org/x/sys/unix"
+
+	"asyncfsd/asyncq"
+	"asyncfsd/blockdev"
+	"asyncfsd/vfs/ext4"
+)
+
+// errAhead is what the read-ahead source returns for a block that is not cached.
+var errAhead = errors.New("vfs: not cached")
+
+// attemptsMax ends an operation that is run again and again without getting anywhere: each
+// attempt pins at least one more of the at most PinsMax blocks of a step, and the waits for a
+// ticket and a buffer come on top. Reaching it is a bug, or an image made to provoke one.
+const attemptsMax = 64 * blockdev.PinsMax
+
+// FrontID is the number of a registered front.
+type FrontID uint8
+
+// Front is where operations come from and their results go.
+type Front interface {
+	// Reply takes the result of op, in slot s. It must not block, and calls FS.Done when it needs
+	// the slot and its buffer no more.
+	Reply(s asyncq.Slot, op *Op)
+	// AddDirent appends a directory entry to payload at op.N and advances it; false if there is
+	// no room. attr is nil but for OpReaddirPlus.
+	AddDirent(op *Op, payload []byte, ent *ext4.Dirent, attr *Attr) bool
+}
+
+// Config is what a filesystem is made of.
+type Config struct {
+	Loop   *asyncq.Loop
+	Device blockdev.Device
+	Volume *ext4.Volume
+	Arena  *blockdev.Arena
+	Log    *slog.Logger
+	// NoACL hides POSIX ACLs.
+	NoACL bool
+	// MinixDF makes statfs count the whole device, as the minixdf option says.
+	MinixDF bool
+	// Override changes what Attr says of owner and mode.
+	Override Override
+}
+
+// Override replaces owners and permissions for all inodes: options uid=, gid=, umask=.
+type Override struct {
+	SetUID, SetGID bool
+	UID, GID       uint32
+	Umask          uint32
+}
+
+// FS is one mounted filesystem: the provider that owns the slots of its operations.
+type FS struct {
+	loop   *asyncq.Loop
+	id     asyncq.ProviderID
+	dev    blockdev.Device
+	vol    *ext4.Volume
+	arena  *blockdev.Arena
+	cache  *blockdev.Cache
+	log    *slog.Logger
+	config Config
+
+	ops    *asyncq.Blobs[Op]
+	fronts []Front
+	tx     Tx
+	sector uint64 // granularity of data I/O, bytes
+	// viaCache: blocks are smaller than sectors, so that data cannot be read in place.
+	viaCache bool
+
+	// Scratch of the running attempt.
+	inode, child ext4.Inode
+	dirent       ext4.Dirent
+	aheadEnt     ext4.Dirent
+	run          ext4.Run
+	scratch      [2][xattrMax]byte
+
+	corruptions uint64
+	// stallAt, in tests, says whether an access of op to block b is to stall.
+	stallAt func(op *Op, b ext4.Block) bool
+}
+
+// New makes a filesystem over an opened volume. It registers its provider with the loop.
+func New(c Config) (*FS, error) {
+	cache, err := blockdev.NewCache(c.Loop, c.Device, c.Volume.BlockBits, c.Arena.CacheMem())
+	if err != nil {
+		return nil, err
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	fs := &FS{loop: c.Loop, dev: c.Device, vol: c.Volume, arena: c.Arena, cache: cache,
+		log: c.Log, config: c, ops: asyncq.NewBlobs[Op](c.Loop.Table),
+		sector:   uint64(c.Device.SectorSize()),
+		viaCache: int(c.Volume.BlockSize) < c.Device.SectorSize()}
+	fs.tx.fs = fs
+	fs.id = c.Loop.Register("vfs", fs)
+	fs.AddFront(&publicFront{fs})
+	return fs, nil
+}
+
+// AddFront registers a front before the loop runs or on its thread.
+func (fs *FS) AddFront(f Front) FrontID {
+	fs.fronts = append(fs.fronts, f)
+	return FrontID(len(fs.fronts) - 1)
+}
+
+// Loop returns the loop the filesystem runs on.
+func (fs *FS) Loop() *asyncq.Loop { return fs.loop }
+
+// Volume returns the decoded superblock.
+func (fs *FS) Volume() *ext4.Volume { return fs.vol }
+
+// Arena returns the payload buffers.
+func (fs *FS) Arena() *blockdev.Arena { return fs.arena }
+
+// StatFS returns what statfs tells.
+func (fs *FS) StatFS() ext4.StatFS { return fs.vol.StatFS(fs.config.MinixDF) }
+
+// Claim takes a slot for a new operation of front f, or returns asyncq.NoSlot when the table is
+// full. The caller fills in the Op and calls Submit.
+func (fs *FS) Claim(f FrontID) (asyncq.Slot, *Op) {
+	s := fs.loop.Table.Claim(fs.id, false)
+	if s == asyncq.NoSlot {
+		return s, nil
+	}
+	op := fs.ops.At(s)
+	op.reset(f)
+	return s, op
+}
+
+// reset empties what an operation reads before it writes it; the arrays need no clearing.
+func (op *Op) reset(f FrontID) {
+	op.Code, op.Front, op.Tag, op.Cred = OpNone, f, 0, Cred{}
+	op.Node, op.Off, op.Size, op.Arg, op.NameLen = 0, 0, 0, 0, 0
+	op.Errno, op.N, op.BufOff, op.Buf, op.Value, op.Attr = 0, 0, 0, 0, 0, Attr{}
+	op.restart()
+}
+
+// restart sets the cursors of op to the beginning.
+func (op *Op) restart() {
+	op.pos, op.attempts = op.Off, 0
+	op.lookup, op.xattr, op.seek = ext4.LookupCursor{}, ext4.XattrCursor{}, ext4.SeekCursor{}
+	op.inflight, op.nruns, op.npins, op.ticket, op.more, op.ioErr = 0, 0, 0, false, false, 0
+}
+
+// Abandon gives back a claimed slot that is not going to be submitted.
+func (fs *FS) Abandon(s asyncq.Slot) { fs.loop.Table.Release(s) }
+
+// Submit begins the operation in a claimed slot.
+func (fs *FS) Submit(s asyncq.Slot) {
+	op := fs.ops.At(s)
+	op.pos = op.Off
+	fs.loop.Table.Desc(s).Stage = stagePrepare
+	fs.loop.Table.Queue(s)
+}
+
+// Resume goes on with an operation.
+func (fs *FS) Resume(s asyncq.Slot) {
+	op, d := fs.ops.At(s), fs.loop.Table.Desc(s)
+	switch d.Stage {
+	case stagePublic:
+		fs.beginPublic(s, op)
+	case stagePrepare:
+		if d.Cancelled() {
+			fs.finish(s, op, unix.ECANCELED)
+			return
+		}
+		fs.attempt(s, op)
+	case stageData:
+		fs.dataDone(s, op)
+	}
+}
+
+// attempt runs prepare once, from its top.
+func (fs *FS) attempt(s asyncq.Slot, op *Op) {
+	tx := &fs.tx
+	tx.begin(s, op)
+	if op.attempts++; op.attempts > attemptsMax {
+		fs.log.Error("operation makes no progress", "op", op.Code, "inode", op.Node)
+		fs.finish(s, op, unix.EIO)
+		return
+	}
+	op.nruns = 0
+	err := opTable[op.Code].prepare(fs, tx, op)
+	if tx.stalled && err != asyncq.ErrStall {
+		panic("vfs: " + op.Code.String() + " swallowed a stall")
+	}
+	if outstanding, _ := fs.loop.Table.Wants(s); outstanding > 0 {
+		fs.loop.Table.Park(s, tx.kind)
+		return
+	}
+	switch err {
+	case nil:
+		fs.prepared(s, op)
+	case asyncq.ErrStall: // injected
+		fs.loop.Table.Queue(s)
+	case ext4.ErrContinue:
+		fs.unpin(op)
+		op.attempts = 0
+		fs.loop.Table.Queue(s)
+	default:
+		fs.finish(s, op, fs.errno(op, err))
+	}
+}
+
+// prepared goes from prepare to data, or replies.
+func (fs *FS) prepared(s asyncq.Slot, op *Op) {
+	fs.unpin(op)
+	op.attempts = 0
+	switch {
+	case op.nruns > 0:
+		fs.startData(s, op)
+	case op.more:
+		fs.loop.Table.Queue(s)
+	default:
+		fs.finish(s, op, 0)
+	}
+}
+
+// startData reads the runs that prepare found into the payload.
+func (fs *FS) startData(s asyncq.Slot, op *Op) {
+	payload := fs.arena.Payload(op.Buf)
+	tok := fs.loop.Table.Token(fs.id, s)
+	op.inflight, op.ioErr = uint16(op.nruns), 0
+	fs.loop.Table.Desc(s).Stage = stageData
+	fs.loop.Table.Park(s, wantData)
+	for i := range op.nruns {
+		r := &op.runs[i]
+		fs.dev.Submit(asyncq.IO{Op: asyncq.OpRead, Off: r.off,
+			Buf: payload[r.at : r.at+r.length], Token: tok})
+	}
+}
+
+// Complete counts down the data I/O of a slot. A short read inside the device is an error of
+// the device.
+func (fs *FS) Complete(t asyncq.Token, res int32) {
+	s, ok := fs.loop.Table.Lookup(t)
+	if !ok {
+		return
+	}
+	op := fs.ops.At(s)
+	switch {
+	case res < 0:
+		op.ioErr = unix.Errno(-res)
+	default:
+		op.moved += uint32(res)
+	}
+	if op.inflight--; op.inflight == 0 {
+		fs.loop.Table.Queue(s)
+	}
+}
+
+// dataDone looks at the data that has arrived, and replies or goes on with the next piece.
+func (fs *FS) dataDone(s asyncq.Slot, op *Op) {
+	want := uint32(0)
+	for i := range op.nruns {
+		want += op.runs[i].length
+	}
+	moved := op.moved
+	op.moved = 0
+	switch {
+	case op.ioErr != 0:
+		fs.log.Error("read failed", "device", fs.dev.Name(), "inode", op.Node, "errno", op.ioErr)
+		fs.finish(s, op, op.ioErr)
+	case moved != want:
+		fs.log.Error("short read", "device", fs.dev.Name(), "inode", op.Node)
+		fs.finish(s, op, unix.EIO)
+	case op.more:
+		fs.loop.Table.Desc(s).Stage = stagePrepare
+		fs.attempt(s, op)
+	default:
+		fs.finish(s, op, 0)
+	}
+}
+
+// Cancel lets an operation that has I/O under way end by itself; the mark on its descriptor
+// ends it at the next attempt.
+func (fs *FS) Cancel(asyncq.Slot) {}
+
+// finish hands the result of an operation to its front, which calls Done.
+func (fs *FS) finish(s asyncq.Slot, op *Op, errno unix.Errno) {
+	fs.unpin(op)
+	op.Errno = errno
+	fs.fronts[op.Front].Reply(s, op)
+}
+
+// Done frees the slot and the buffer of an operation that has been replied to.
+func (fs *FS) Done(s asyncq.Slot) {
+	op := fs.ops.At(s)
+	fs.dropBuffer(op)
+	fs.loop.Table.Release(s)
+}
+
+func (fs *FS) dropBuffer(op *Op) {
+	if op.Buf != 0 {
+		fs.arena.Put(fs.loop.Table, op.Buf)
+		op.Buf = 0
+	}
+}
+
+// unpin gives back the pins and the ticket of an operation that got past what it waited for.
+func (fs *FS) unpin(op *Op) {
+	for _, f := range op.pins[:op.npins] {
+		fs.cache.Unpin(f)
+	}
+	op.npins = 0
+	if op.ticket {
+		op.ticket = false
+		fs.cache.PutTicket()
+	}
+}
+
+// errno maps an error of prepare to what the user sees. Corruption is counted and logged.
+func (fs *FS) errno(op *Op, err error) unix.Errno {
+	if errno, ok := err.(unix.Errno); ok {
+		return errno
+	}
+	var corrupt *ext4.CorruptError
+	if errors.As(err, &corrupt) {
+		if fs.corruptions++; fs.corruptions <= corruptionsLogged {
+			fs.log.Error(err.Error(), "device", fs.dev.Name(), "op", op.Code, "inode", op.Node)
+		}
+		return unix.EUCLEAN
+	}
+	fs.log.Error("operation failed", "op", op.Code, "inode", op.Node, "err", err)
+	return unix.EIO
+}
+
+// corruptionsLogged bounds the log: a damaged image can give one error per access.
+const corruptionsLogged = 100

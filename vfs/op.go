@@ -1,0 +1,162 @@
+package vfs
+
+import (
+	"golang.org/x/sys/unix"
+
+	"asyncfsd/asyncq"
+	"asyncfsd/blockdev"
+	"asyncfsd/vfs/ext4"
+)
+
+// Code says what an operation does. Each has a row in opTable.
+type Code uint8
+
+// The operations.
+const (
+	OpNone        Code = iota
+	OpLookup           // Node, Name → Entry, Attr
+	OpGetattr          // Node → Attr
+	OpReadlink         // Node → payload
+	OpRead             // Node, Off, Size → payload
+	OpReaddir          // Node, Off (cookie), Size → payload, through Front.AddDirent
+	OpReaddirPlus      // the same with attributes
+	OpStatfs           // → the volume's counts, see FS.StatFS
+	OpGetxattr         // Node, Name, Size → payload, or with Size 0 its length in Value
+	OpListxattr        // Node, Size → payload, or with Size 0 its length in Value
+	OpAccess           // Node, Arg (mask of R_OK, W_OK, X_OK)
+	OpLseek            // Node, Off, Arg (SEEK_DATA or SEEK_HOLE) → Value
+	OpBmap             // Node, Off (logical block in units of Arg bytes) → Value
+	opCount
+)
+
+// Attr is what stat tells of an inode.
+type Attr struct {
+	Ino        ext4.Ino
+	Mode       uint32 // type and permissions
+	Nlink      uint32
+	UID, GID   uint32
+	Rdev       uint32
+	Size       uint64 // bytes
+	Sectors    uint64 // units of 512 bytes
+	Blksize    uint32 // bytes
+	Generation uint32
+	ProjID     uint32
+	Flags      uint32 // ext4 inode flags (FS_*_FL)
+
+	Atime, Mtime, Ctime, Crtime ext4.Timespec
+}
+
+// Cred is on whose behalf an operation is done.
+type Cred struct{ UID, GID, PID uint32 }
+
+// runsMax is the most pieces of the device that one data stage of a read fetches: a fragmented
+// megabyte takes several rounds, a contiguous one takes one.
+const runsMax = 32
+
+// dataRun is one contiguous piece of device that goes to one place of the payload.
+type dataRun struct {
+	off    int64  // byte offset on the device
+	at     uint32 // byte offset in the payload
+	length uint32 // bytes
+}
+
+// Op is the frozen state of one operation: what it was asked, how far it is, and its result. It
+// has no pointers.
+type Op struct {
+	// What was asked; set by the front before Submit.
+
+	Code  Code
+	Front FrontID
+	// Tag is the front's own: the request's unique number, an index.
+	Tag  uint64
+	Cred Cred
+	Node ext4.Ino
+	Off  uint64
+	Size uint32
+	Arg  uint32
+	// Name is the first NameLen bytes of NameBuf.
+	NameLen uint16
+	NameBuf [256]byte
+
+	// The result; for the front when it is asked to reply.
+
+	Errno unix.Errno
+	// N is the number of payload bytes, which start at BufOff of buffer Buf's payload.
+	N      uint32
+	BufOff uint32
+	Buf    blockdev.BufID
+	Value  uint64
+	Attr   Attr // Attr.Ino 0 after OpLookup: the name does not exist
+
+	// How far it is.
+
+	pos      uint64 // cursor: bytes done, directory cookie
+	lookup   ext4.LookupCursor
+	xattr    ext4.XattrCursor
+	seek     ext4.SeekCursor
+	attempts uint32
+	inflight uint16
+	moved    uint32 // bytes that the data stage has read
+	nruns    uint8
+	npins    uint8
+	ticket   bool
+	more     bool // data stage goes back to prepare
+	ioErr    unix.Errno
+	pins     [blockdev.PinsMax]blockdev.Frame
+	runs     [runsMax]dataRun
+}
+
+// Name returns the operation's name argument.
+func (op *Op) Name() []byte { return op.NameBuf[:op.NameLen] }
+
+// SetName copies a name of at most 255 bytes into op; ENAMETOOLONG if it is longer.
+func (op *Op) SetName(name []byte) unix.Errno {
+	if len(name) > 255 {
+		return unix.ENAMETOOLONG
+	}
+	op.NameLen = uint16(copy(op.NameBuf[:], name))
+	return 0
+}
+
+// Stages of a slot. A slot of the public API begins at stage 0, the fronts' at stagePrepare.
+const (
+	stagePublic asyncq.Stage = iota
+	stagePrepare
+	stageData
+)
+
+// Kinds of wants: every reason for which an operation can stop. They are kept in the parked
+// descriptor for statistics and messages.
+const (
+	wantBlock    uint8 = iota + 1 // a metadata block (block cache), or a ticket to wait for one
+	wantBuffer                    // a payload buffer (arena)
+	wantData                      // its own data I/O
+	wantInjected                  // nothing: a stall injected by a test
+)
+
+// prepareFunc is the first stage of an operation: sequential code that may stall.
+type prepareFunc func(fs *FS, tx *Tx, op *Op) error
+
+// opRow is the row of an operation in opTable.
+type opRow struct {
+	name    string
+	prepare prepareFunc
+}
+
+var opTable = [opCount]opRow{
+	OpLookup:      {"lookup", prepareLookup},
+	OpGetattr:     {"getattr", prepareGetattr},
+	OpReadlink:    {"readlink", prepareReadlink},
+	OpRead:        {"read", prepareRead},
+	OpReaddir:     {"readdir", prepareReaddir},
+	OpReaddirPlus: {"readdirplus", prepareReaddir},
+	OpStatfs:      {"statfs", prepareStatfs},
+	OpGetxattr:    {"getxattr", prepareGetxattr},
+	OpListxattr:   {"listxattr", prepareListxattr},
+	OpAccess:      {"access", prepareAccess},
+	OpLseek:       {"lseek", prepareLseek},
+	OpBmap:        {"bmap", prepareBmap},
+}
+
+// String returns the operation's name.
+func (c Code) String() string { return opTable[c].name }
