@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"asyncfsd/internal/invariants"
 )
 
 // completionsMax is how many completions one turn of the loop takes from its engine: enough for
@@ -135,8 +137,9 @@ func (l *Loop) Run() error {
 	l.running.Store(true)
 	l.engine.Wake() // whoever turns the loop inline gives it up
 	l.turn.Lock()
-	defer l.turn.Unlock()
+	// NB: in this order. Who wakes up after runEnds must find the turn free.
 	defer l.runEnds()
+	defer l.turn.Unlock()
 	for !l.stop.Load() {
 		if err := l.Step(true); err != nil {
 			return fmt.Errorf("engine %s: %w", l.engine.Name(), err)
@@ -178,6 +181,9 @@ func (l *Loop) Step(block bool) error {
 	}
 	l.timer.expire()
 	l.runQueued()
+	if invariants.Enabled {
+		l.Table.verify()
+	}
 	return nil
 }
 
@@ -210,20 +216,29 @@ func (l *Loop) runQueued() {
 func (l *Loop) takeCalls() {
 	l.mu.Lock()
 	l.calls, l.taken = l.taken[:0], l.calls
+	n := 0
+	for _, c := range l.taken {
+		// NB: a slot that was finished may belong to another Start by now; only results, which
+		// are guarded by mu, tell.
+		r := &l.results[c.id.Slot()]
+		if r.gen == c.id.gen() && (c.kind != callCancel || r.live && !r.done) {
+			l.taken[n] = c
+			n++
+		}
+	}
+	l.taken = l.taken[:n]
 	l.mu.Unlock()
 	for _, c := range l.taken {
 		s := c.id.Slot()
 		d := &l.Table.descs[s]
-		switch {
-		case d.gen != c.id.gen():
-		case c.kind == callStart:
+		switch c.kind {
+		case callStart:
 			l.Table.Queue(s)
-		case c.kind == callCancel && d.state != Done && d.state != Free:
-			d.cancelled = true
-			if d.state == Parked {
+		case callCancel:
+			if d.cancelled = true; d.state == Parked {
 				l.providers[d.owner].Cancel(s)
 			}
-		case c.kind == callRelease:
+		case callRelease:
 			l.released(s)
 		}
 	}

@@ -193,22 +193,20 @@ func (l *Loop) await() error {
 	if l.err != nil {
 		return l.err
 	}
-	if l.running.Load() {
+	// NB: whoever cannot take the turn must sleep on changed and not on the turn: Run may have
+	// taken it since, and keeps it.
+	if l.running.Load() || !l.turn.TryLock() {
 		l.changed.Wait()
 		return l.err
 	}
 	l.mu.Unlock()
-	l.turn.Lock()
-	var err error
-	if !l.running.Load() {
-		err = l.Step(true)
-	}
+	err := l.Step(true)
 	l.turn.Unlock()
 	l.mu.Lock()
 	if err != nil {
 		l.err = err
-		l.changed.Broadcast()
 	}
+	l.changed.Broadcast() // also: somebody else may have to take the turn
 	return l.err
 }
 

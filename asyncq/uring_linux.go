@@ -218,7 +218,8 @@ func (u *Uring) registerFiles() {
 }
 
 func (u *Uring) register(op uintptr, arg unsafe.Pointer, n uintptr) unix.Errno {
-	_, _, errno := unix.Syscall6(unix.SYS_IO_URING_REGISTER, uintptr(u.fd), op, uintptr(arg), n, 0, 0)
+	_, _, errno := unix.Syscall6(unix.SYS_IO_URING_REGISTER, uintptr(u.fd), op, uintptr(arg), n,
+		0, 0)
 	return errno
 }
 

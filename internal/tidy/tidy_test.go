@@ -152,8 +152,8 @@ func TestImportsGoDown(t *testing.T) {
 	}
 }
 
-// TestNoTODO wants open ends in the issue tracker or the README, not in the code.
-func TestNoTODO(t *testing.T) {
+// TestNoOpenEnds wants them in the issue tracker or the README, not in the code.
+func TestNoOpenEnds(t *testing.T) {
 	for _, s := range sources(t, token.NewFileSet()) {
 		for _, group := range s.file.Comments {
 			for _, word := range []string{"TO" + "DO", "FIX" + "ME", "XX" + "X"} {
