@@ -13,6 +13,18 @@ type Options struct {
 	Atime bool
 	// Ignore names fields that are not compared: any of FieldNames.
 	Ignore []string
+	// Damaged names paths that suffer from damage on the disk. How much of a damaged thing is
+	// shown is a matter of taste, that it is damaged is not: where a has an error of such a path,
+	// b must have one too, be it another one, or not have the path. Nothing else is compared
+	// there, nor anything below.
+	Damaged []string
+}
+
+// damaged tells whether path is one of the damaged paths or lies below one.
+func (o *Options) damaged(path string) bool {
+	return slices.ContainsFunc(o.Damaged, func(d string) bool {
+		return path == d || strings.HasPrefix(path, d+"/")
+	})
 }
 
 // field is one thing that Diff compares, as text; "" is unknown where optional is set.
@@ -39,7 +51,7 @@ var fields = []field{
 	{"blocks", false, func(e *Entry) string { return strconv.FormatInt(e.Blocks, 10) }},
 	{"ino", false, func(e *Entry) string { return strconv.FormatUint(e.Ino, 10) }},
 	{"dino", false, func(e *Entry) string { return strconv.FormatUint(e.DirIno, 10) }},
-	{"dtype", false, func(e *Entry) string { return e.DType }},
+	{"dtype", true, dtypeText},
 	{"target", false, func(e *Entry) string { return Escape(e.Symlink) }},
 	{"xattrs", false, xattrsText},
 	{"sha256", false, func(e *Entry) string { return e.SHA256 }},
@@ -71,6 +83,13 @@ func Diff(a, b []Entry, opts Options) []string {
 	for i := range a {
 		seen[a[i].Path] = true
 		j, ok := inB[a[i].Path]
+		if opts.damaged(a[i].Path) {
+			if ok && a[i].Err != "" && b[j].Err == "" {
+				lines = append(lines, fmt.Sprintf("%s: err is (none), should be like %s",
+					Escape(a[i].Path), a[i].Err))
+			}
+			continue
+		}
 		if !ok {
 			lines = append(lines, fmt.Sprintf("%s: missing (%s)", Escape(a[i].Path), a[i].Type))
 			continue
@@ -78,7 +97,7 @@ func Diff(a, b []Entry, opts Options) []string {
 		lines = appendDiff(lines, &a[i], &b[j], opts)
 	}
 	for i := range b {
-		if !seen[b[i].Path] {
+		if !seen[b[i].Path] && !opts.damaged(b[i].Path) {
 			lines = append(lines, fmt.Sprintf("%s: unexpected (%s)", Escape(b[i].Path), b[i].Type))
 		}
 	}
@@ -110,6 +129,15 @@ func show(s string) string {
 		return "(none)"
 	}
 	return s
+}
+
+// dtypeText makes nothing of an unknown type: who knows more than the directory entry says, for
+// having read the inode as well, may tell.
+func dtypeText(e *Entry) string {
+	if e.DType == "unknown" {
+		return ""
+	}
+	return e.DType
 }
 
 func crtimeText(e *Entry) string {

@@ -33,7 +33,8 @@ type Image struct {
 	Dirty bool `json:"dirty,omitempty"`
 	// Journal names the image of the external journal.
 	Journal string `json:"journal,omitempty"`
-	// Offset and Partition say where the filesystem lies in the image (bytes; number from 1).
+	// Offset and Partition say where the filesystem lies in the image (bytes; number from 1). An
+	// image with a partition has both, and either must lead to it.
 	Offset    int64 `json:"offset,omitempty"`
 	Partition int   `json:"partition,omitempty"`
 	// ReadOnly says why the image may be mounted, but not written to.
@@ -42,8 +43,18 @@ type Image struct {
 	MountError string `json:"mount_error,omitempty"`
 	// KernelCannot says why the kernel that made the manifests could not mount it.
 	KernelCannot string `json:"kernel_cannot,omitempty"`
+	// Superblock is the number, in units of 1024 bytes, of the backup superblock that a mount has
+	// to be told (option sb=) for the manifest to hold; without it MountError does.
+	Superblock int64 `json:"sb,omitempty"`
 	// Corrupt says what is damaged in an image that mounts all the same.
 	Corrupt string `json:"corrupt,omitempty"`
+	// Damaged names the paths that suffer: where the manifest has an error, any error will do,
+	// and what is said of them and below them may differ (see Options.Damaged).
+	Damaged []string `json:"damaged,omitempty"`
+	// Lookups are names that are not spelled as readdir shows them: the path asked for, and the
+	// path of the file that it must lead to, or "" if there must be none. Both are escaped, see
+	// Escape.
+	Lookups [][2]string `json:"lookups,omitempty"`
 
 	dir string
 }
@@ -75,7 +86,7 @@ func Find(list []Image, name string) (img Image, ok bool) {
 }
 
 // Options returns what Diff needs to compare a tree with the image's manifest.
-func (img Image) Options() Options { return Options{Ignore: img.Ignore} }
+func (img Image) Options() Options { return Options{Ignore: img.Ignore, Damaged: img.Damaged} }
 
 // Manifest loads the image's manifest; it is an error if the image has none (Source is empty).
 func (img Image) Manifest() ([]Entry, error) {

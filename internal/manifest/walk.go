@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -20,7 +19,7 @@ func Walk(root string) ([]Entry, error) {
 	if err := unix.Lstat(root, &st); err != nil {
 		return nil, &fs.PathError{Op: "stat", Path: root, Err: err}
 	}
-	w := walker{root: root, dev: st.Dev}
+	w := walker{root: root, dev: st.Dev, buf: newBuffers()}
 	w.visit(".", dirent{ino: st.Ino, kind: "dir"})
 	if first := &w.entries[0]; strings.HasPrefix(first.Err, "readdir") {
 		return nil, fmt.Errorf("manifest: %s: %s", root, first.Err)
@@ -31,46 +30,59 @@ func Walk(root string) ([]Entry, error) {
 
 // Stat returns the entry of one path below root, without its directory entry's number and type.
 func Stat(root, path string) Entry {
-	e := Entry{Path: path, Flags: Unknown, Generation: Unknown, ProjID: Unknown}
-	e.fill(filepath.Join(root, path))
+	e := NewEntry(path)
+	e.fill(root+"/"+path, newBuffers())
 	e.DirIno, e.DType = e.Ino, e.Type
 	return e
+}
+
+// NewEntry returns an entry of which nothing is known but its path.
+func NewEntry(path string) Entry {
+	return Entry{Path: path, Flags: Unknown, Generation: Unknown, ProjID: Unknown}
 }
 
 type walker struct {
 	root    string
 	dev     uint64
+	buf     *buffers
 	entries []Entry
 }
 
+// buffers are as large as a list and a value of extended attributes can be.
+type buffers struct{ list, value []byte }
+
+func newBuffers() *buffers { return &buffers{make([]byte, 1<<16), make([]byte, 1<<16)} }
+
 // visit appends the entry of path and, if it is a directory, of all below it.
 func (w *walker) visit(path string, d dirent) {
-	e := Stat(w.root, path)
+	e := NewEntry(path)
+	e.fill(w.root+"/"+path, w.buf)
 	e.DirIno, e.DType = d.ino, d.kind
 	at := len(w.entries)
 	w.entries = append(w.entries, e)
 	if e.Type != "dir" {
 		return
 	}
-	names, err := readdir(filepath.Join(w.root, path), w.dev)
+	names, err := readdir(w.root+"/"+path, w.dev)
 	if err != nil {
-		w.entries[at].fail("readdir", err)
+		w.entries[at].Fail("readdir", err)
 	}
 	for _, d := range names {
-		w.visit(join(path, d.name), d)
+		w.visit(Join(path, d.name), d)
 	}
 }
 
-// join is filepath.Join without its cleaning: a damaged directory may hold any name.
-func join(dir, name string) string {
+// Join makes the path of a name in directory dir, the root being ".". Unlike filepath.Join it
+// cleans nothing: a damaged directory may hold any name.
+func Join(dir, name string) string {
 	if dir == "." {
 		return name
 	}
 	return dir + "/" + name
 }
 
-// fail notes the first thing that went wrong.
-func (e *Entry) fail(op string, err error) {
+// Fail notes in Err that op failed, unless something else went wrong before.
+func (e *Entry) Fail(op string, err error) {
 	if e.Err != "" {
 		return
 	}
@@ -83,14 +95,14 @@ func (e *Entry) fail(op string, err error) {
 }
 
 // fill reads everything about the file at path.
-func (e *Entry) fill(path string) {
+func (e *Entry) fill(path string, buf *buffers) {
 	var st unix.Statx_t
 	const mask = unix.STATX_BASIC_STATS | unix.STATX_BTIME
 	if err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW, mask, &st); err != nil {
-		e.fail("stat", err)
+		e.Fail("stat", err)
 		return
 	}
-	e.Type, e.Mode = typeName(uint32(st.Mode)), uint32(st.Mode)&0o7777
+	e.Type, e.Mode = TypeName(uint32(st.Mode)), uint32(st.Mode)&0o7777
 	e.UID, e.GID, e.Nlink, e.Ino = st.Uid, st.Gid, st.Nlink, st.Ino
 	e.Size, e.Blocks = int64(st.Size), int64(st.Blocks)
 	e.Atime, e.Mtime, e.Ctime = timeOf(st.Atime), timeOf(st.Mtime), timeOf(st.Ctime)
@@ -102,18 +114,17 @@ func (e *Entry) fill(path string) {
 	case "chr", "blk":
 		e.Rdev = fmt.Sprintf("%d:%d", st.Rdev_major, st.Rdev_minor)
 	case "symlink":
-		e.fillSymlink(path)
+		e.fillSymlink(path, buf.value)
 	case "file", "dir":
 		e.fillOpen(path)
 	}
-	e.fillXattrs(path)
+	e.fillXattrs(path, buf)
 }
 
-func (e *Entry) fillSymlink(path string) {
-	buf := make([]byte, 65536)
+func (e *Entry) fillSymlink(path string, buf []byte) {
 	n, err := unix.Readlink(path, buf)
 	if err != nil {
-		e.fail("readlink", err)
+		e.Fail("readlink", err)
 		return
 	}
 	e.Symlink = string(buf[:n])
@@ -127,7 +138,7 @@ func (e *Entry) fillOpen(path string) {
 		fd, err = unix.Open(path, how, 0) // O_NOATIME is for the owner only
 	}
 	if err != nil {
-		e.fail("open", err)
+		e.Fail("open", err)
 		return
 	}
 	defer unix.Close(fd)
@@ -135,9 +146,18 @@ func (e *Entry) fillOpen(path string) {
 	if e.Type != "file" {
 		return
 	}
-	read := func(p []byte, off int64) (int, error) { return unix.Pread(fd, p, off) }
-	if e.Data, err = segments(fd, e.Size); err != nil {
-		e.fail("seek", err)
+	e.FillData(
+		func(off int64, whence int) (int64, error) { return unix.Seek(fd, off, whence) },
+		func(p []byte, off int64) (int, error) { return unix.Pread(fd, p, off) })
+}
+
+// FillData fills in where a regular file of Size bytes has data, and the hash of it. seek is as
+// lseek with SEEK_DATA and SEEK_HOLE, read as io.ReaderAt's ReadAt.
+func (e *Entry) FillData(seek func(off int64, whence int) (int64, error),
+	read func(p []byte, off int64) (int, error)) {
+	var err error
+	if e.Data, err = segments(seek, e.Size); err != nil {
+		e.Fail("seek", err)
 	}
 	where := e.Data
 	if err != nil {
@@ -145,8 +165,11 @@ func (e *Entry) fillOpen(path string) {
 	} else if where == nil {
 		where = []Segment{}
 	}
+	if err != nil && e.Size > HashWholeMax {
+		return // it could be terabytes, all hole
+	}
 	if e.SHA256, err = HashData(e.Size, where, read); err != nil {
-		e.fail("read", err)
+		e.Fail("read", err)
 	}
 }
 
@@ -158,11 +181,13 @@ type fsxattr struct {
 
 func (e *Entry) fillFlags(fd int) {
 	const getVersion, fsGetXattr = 0x80087601, 0x801c581f
-	if v, err := unix.IoctlGetUint32(fd, unix.FS_IOC_GETFLAGS); err == nil {
-		e.Flags = int64(v)
+	// NB: both are declared as long and used as int: FUSE may fill in all eight bytes.
+	var v [2]uint32
+	if err := ioctl(fd, unix.FS_IOC_GETFLAGS, &v); err == nil {
+		e.Flags = int64(v[0])
 	}
-	if v, err := unix.IoctlGetUint32(fd, getVersion); err == nil {
-		e.Generation = int64(v)
+	if err := ioctl(fd, getVersion, &v); err == nil {
+		e.Generation = int64(v[0])
 	}
 	var x fsxattr
 	if err := ioctl(fd, fsGetXattr, &x); err == nil {
@@ -170,20 +195,23 @@ func (e *Entry) fillFlags(fd int) {
 	}
 }
 
-// segments lists the data of an open file of the given size.
-func segments(fd int, size int64) ([]Segment, error) {
+// segments lists the data of a file of the given size.
+func segments(seek func(off int64, whence int) (int64, error), size int64) ([]Segment, error) {
 	var list []Segment
 	for off := int64(0); off < size; {
-		from, err := unix.Seek(fd, off, unix.SEEK_DATA)
+		from, err := seek(off, unix.SEEK_DATA)
 		if err == unix.ENXIO {
 			break
 		}
 		if err != nil {
 			return list, err
 		}
-		end, err := unix.Seek(fd, from, unix.SEEK_HOLE)
+		end, err := seek(from, unix.SEEK_HOLE)
 		if err != nil {
 			return list, err
+		}
+		if from < off || end <= from { // of use to nobody, and this must end
+			return list, unix.EOVERFLOW
 		}
 		list = append(list, Segment{from, end})
 		off = end
@@ -191,25 +219,24 @@ func segments(fd int, size int64) ([]Segment, error) {
 	return list, nil
 }
 
-func (e *Entry) fillXattrs(path string) {
-	buf := make([]byte, 65536)
-	n, err := unix.Llistxattr(path, buf)
+func (e *Entry) fillXattrs(path string, buf *buffers) {
+	n, err := unix.Llistxattr(path, buf.list)
 	if err == unix.ENOTSUP || err == nil && n == 0 {
 		return
 	}
 	if err != nil {
-		e.fail("listxattr", err)
+		e.Fail("listxattr", err)
 		return
 	}
 	e.Xattrs = map[string]string{}
-	value := make([]byte, 65536)
-	for name := range strings.SplitSeq(strings.TrimSuffix(string(buf[:n]), "\x00"), "\x00") {
-		n, err := unix.Lgetxattr(path, name, value)
+	names := strings.TrimSuffix(string(buf.list[:n]), "\x00")
+	for name := range strings.SplitSeq(names, "\x00") {
+		n, err := unix.Lgetxattr(path, name, buf.value)
 		if err != nil {
-			e.fail("getxattr "+name, err)
+			e.Fail("getxattr "+name, err)
 			continue
 		}
-		e.Xattrs[name] = XattrValue(value[:n])
+		e.Xattrs[name] = XattrValue(buf.value[:n])
 	}
 }
 
@@ -254,7 +281,7 @@ func parseDirents(list []dirent, buf []byte) []dirent {
 		}
 		name, _, _ := strings.Cut(string(buf[nameAt:length]), "\x00")
 		if name != "." && name != ".." {
-			kind := typeName(uint32(buf[18]) << 12)
+			kind := TypeName(uint32(buf[18]) << 12)
 			list = append(list, dirent{name, binary.NativeEndian.Uint64(buf), kind})
 		}
 		buf = buf[length:]
@@ -262,8 +289,9 @@ func parseDirents(list []dirent, buf []byte) []dirent {
 	return list
 }
 
-// typeName names the file type of a mode. A DT_ constant is that type's bits shifted by 12.
-func typeName(mode uint32) string {
+// TypeName names the file type of a mode as Entry.Type and DType have it, "unknown" if there is
+// none. A DT_ constant is that type's bits shifted by 12.
+func TypeName(mode uint32) string {
 	switch mode & unix.S_IFMT {
 	case unix.S_IFREG:
 		return "file"

@@ -43,17 +43,18 @@ attach() {
 
 detach() { losetup -d "$1"; }
 
-# create SIZE BLOCKSIZE FEATURES [mke2fs arguments]: an empty filesystem in $img. The variable
-# ext holds further -E options.
+# create SIZE BLOCKSIZE FEATURES [mke2fs arguments]: an empty filesystem in $img, with 400 inodes
+# unless -N or -i is given. The variable ext holds further -E options.
 create() {
-    local size=$1 bs=$2 features=$3 journal=()
+    local size=$1 bs=$2 features=$3 journal=() inodes=(-N 400)
     shift 3
     rm -f "$img"
     truncate -s "$size" "$img"
     if [[ ,$features, == *,has_journal,* && " $* " != *" -J "* ]]; then
         journal=(-J "size=$((bs > 1024 ? bs / 1024 : 1))") # 1024 blocks, the least allowed
     fi
-    mke2fs -q -F -b "$bs" -O "none,$features" -U "$(uuid "$name")" "${journal[@]}" \
+    [[ " $* " == *" -N "* || " $* " == *" -i "* ]] && inodes=()
+    mke2fs -q -F -b "$bs" "${inodes[@]}" -O "none,$features" -U "$(uuid "$name")" "${journal[@]}" \
         -E "hash_seed=$(uuid seed),lazy_itable_init=0,lazy_journal_init=0,nodiscard${ext:+,$ext}" \
         "$@" "$img" >"$work/log" 2>&1 || die "mke2fs: $(cat "$work/log")"
 }
@@ -96,10 +97,15 @@ dbg() {
     if grep -v '^debugfs [0-9]' "$work/err" >&2; then die "debugfs: $*"; fi
 }
 
-# poke OFFSET HEX…: writes bytes into the image.
+# poke OFFSET HEX…: writes bytes into the image. "00*N" is N zeros.
 poke() {
     local offset=$1 byte
     shift
+    if [[ $1 == 00\** ]]; then
+        head -c "${1#*\*}" /dev/zero |
+            dd of="$img" bs=1 seek=$((offset)) conv=notrunc status=none
+        return
+    fi
     for byte in "$@"; do printf '%b' "\\x$byte"; done |
         dd of="$img" bs=1 seek=$((offset)) conv=notrunc status=none
 }
@@ -130,27 +136,27 @@ check() { e2fsck -fn "$1" >"$work/log" 2>&1 || die "e2fsck: $(cat "$work/log")";
 fix() { e2fsck -fy "$1" >"$work/log" 2>&1 || [ $? = 1 ] || die "e2fsck: $(cat "$work/log")"; }
 
 # finish KEY=VALUE…: writes manifest, packed image and the row of the table. Keys are those of
-# images.json, and: tree=DIR (source=tree), twin="debugfs command; command…" (source=twin),
-# nofsck=1.
+# images.json, and: tree=DIR (source=tree), twin="debugfs command;command…" or
+# twinfile=FILE (source=twin), nofsck=1, inner=FILE (the filesystem that was put into the image).
 finish() {
     local -A key=([source]=kernel)
     local arg row=()
     for arg in "$@"; do key[${arg%%=*}]=${arg#*=}; done
     rm -f "$here/$name.manifest" "$here/$name.manifest.zst"
     if [[ ! ${key[dirty]:-} && ! ${key[mount_error]:-} && ! ${key[corrupt]:-} &&
-        ! ${key[nofsck]:-} ]]; then check "$img"; fi
-    [[ ${key[mount_error]:-} ]] && key[source]=
-    if [[ ${key[twin]:-} ]]; then key[source]=twin key[ignore]=flags; fi
+        ! ${key[nofsck]:-} ]]; then check "${key[inner]:-$img}"; fi
+    [[ ${key[mount_error]:-} && ! ${key[sb]:-} ]] && key[source]=""
+    if [[ ${key[twin]:-}${key[twinfile]:-} ]]; then key[source]=twin key[ignore]=flags; fi
     if [[ ${key[tree]:-} ]]; then
-        key[source]=tree key[ignore]=ino,dino,blocks,crtime,ctime,dirsize,flags,gen,nlink,atime,data
+        key[source]=tree key[ignore]=ino,dino,blocks,crtime,ctime,dirsize,flags,gen,atime,data
     fi
     write_manifest
     zstd -q -19 -f "$img" -o "$here/$name.img.zst"
     for arg in made about source ignore dirty journal offset partition read_only mount_error \
-        kernel_cannot corrupt; do row+=("$arg=${key[$arg]:-}"); done
+        kernel_cannot corrupt damaged sb lookups; do row+=("$arg=${key[$arg]:-}"); done
     row+=("name=$name" "size=$(stat -c %s "$img")")
-    row+=("block_size=$(blocksize "$img" || true)")
-    row+=("features=$(dumpe2fs -h "$img" 2>/dev/null |
+    row+=("block_size=$(blocksize "${key[inner]:-$img}" || true)")
+    row+=("features=$(dumpe2fs -h "${key[inner]:-$img}" 2>/dev/null |
         sed -n 's/^Filesystem features: *//p' || true)")
     "$tool" row "$here" "${row[@]}"
     printf '%-24s %8d %s\n' "$name" "$(stat -c %s "$here/$name.img.zst")" "${key[about]:-}"
@@ -174,14 +180,15 @@ write_manifest() {
         fi
         return ;;
     esac
-    cp --sparse=always "$img" "$copy"
+    cp --sparse=always "${key[twinfile]:-$img}" "$copy"
     if [[ ${key[twin]:-} ]]; then
         local IFS=';'
         # shellcheck disable=SC2086  # split at the semicolons
         on=$copy dbg ${key[twin]}
     fi
-    if [[ ${key[dirty]:-} ]]; then recover "$copy" "${key[journal]:-}"; fi
-    kmount "ro${key[offset]:+,offset=${key[offset]}}" "$copy" || die "mount"
+    if [[ ${key[dirty]:-}${key[journal]:-} ]]; then recover "$copy" "${key[journal]:-}"; fi
+    kmount "ro${key[offset]:+,offset=${key[offset]}}${key[sb]:+,sb=${key[sb]}}" "$copy" ||
+        die "mount"
     "$tool" walk "$mnt" "$here/$name.manifest"
     umount "$mnt"
     rm -f "$copy"
@@ -189,6 +196,7 @@ write_manifest() {
 
 # recover FILE [JOURNAL]: lets the kernel replay the log.
 recover() {
+    [[ -v key ]] || local -A key=([nofsck]=1) # verify: finish has checked it
     local external=""
     if [[ ${2:-} ]]; then
         cp --sparse=always "$work/$2.img" "$work/journal.copy"
@@ -202,7 +210,7 @@ recover() {
         detach "$dev"
         tune2fs -f -O ^has_journal "$1" >/dev/null 2>&1 || die "tune2fs"
     fi
-    check "$1"
+    [[ ${key[nofsck]:-} ]] || check "$1"
 }
 
 # source_tree KIND…: sets tree to a directory filled for mke2fs -d.
@@ -216,7 +224,10 @@ source_tree() {
         IFS=: read -ra words <<<"$kind"
         "$tool" fill "${words[0]}" "$tree" "${words[@]:1}"
     done
+    mkdir -m 700 "$tree/lost+found"
     find "$tree" -exec touch -h -d @1600000000 {} + 2>/dev/null || true
+    # What mke2fs makes itself has its own clock.
+    touch -d "@$E2FSPROGS_FAKE_TIME" "$tree" "$tree/lost+found"
 }
 
 # shellcheck source=images.sh
@@ -226,18 +237,21 @@ names() { declare -F | sed -n 's/^declare -f img_//p'; }
 
 # verify_row: compares one line of the tool's list.
 verify_row() {
-    local source ignore dirty journal offset mount_error kernel_cannot corrupt rest
+    local source ignore dirty journal offset mount_error kernel_cannot corrupt sb options
     IFS='|' read -r name source ignore dirty journal offset mount_error kernel_cannot corrupt \
-        rest <<<"$1"
+        sb <<<"$1"
     img=$work/$name.img
     "$tool" unpack "$here" "$name" "$img"
     if [[ $mount_error ]]; then
         if [[ ! $kernel_cannot ]] && kmount ro 2>/dev/null; then umount "$mnt" && die "mounts"; fi
-    elif [[ $source == kernel ]]; then
+    fi
+    if [[ $source == kernel ]]; then
         [[ $journal ]] && "$tool" unpack "$here" "$journal" "$work/$journal.img"
         [[ $dirty$journal ]] && recover "$img" "$journal"
-        [[ $dirty$corrupt$offset == 0 ]] && check "$img"
-        kmount "ro$([[ $offset != 0 ]] && echo ",offset=$offset")" || die "mount"
+        options=ro
+        [[ $offset != 0 ]] && options+=,offset=$offset
+        [[ $sb != 0 ]] && options+=,sb=$sb
+        kmount "$options" || die "mount"
         "$tool" diff -ignore "$ignore" "$here/$name.manifest" "$mnt" || die "differs"
         umount "$mnt"
     elif [[ $source ]]; then

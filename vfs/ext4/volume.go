@@ -33,6 +33,14 @@ type Volume struct {
 
 	UUID  [16]byte
 	Label string
+
+	// Warnings are what Open found wrong without refusing the filesystem.
+	Warnings []string
+
+	itable       []Block // location of each group's inode table
+	freeClusters uint64  // sums over the group descriptors when opened
+	freeInodes   uint64
+	overhead     uint64 // blocks of metadata; see SetOverhead
 }
 
 // Timespec is a point in time as an inode holds it.

@@ -21,7 +21,9 @@ func fill(args []string) error {
 		"indirect": fillIndirect, "inline": fillInline, "xattrs": fillXattrs,
 		"eainode": fillEAInode, "huge": fillHuge, "flags": fillFlags, "many": fillMany,
 		"basic": workBasic, "revoke": workRevoke, "escape": workEscape, "fast": workFast,
-		"orphans": workOrphans,
+		"fastdir": workFastDir,
+		"orphans": workOrphans, "wrap": workWrap, "secret": fillSecret, "folded": fillFolded,
+		"plain": fillPlain,
 	}
 	kind := kinds[args[0]]
 	if kind == nil {
@@ -204,7 +206,8 @@ func fillXattrs(t *tree, _ []string) {
 	t.check("symlink", os.Symlink("x", t.path("xattrs/link")))
 	t.xattr("xattrs/link", "trusted.on-a-link", []byte("yes"))
 	t.file("xattrs/cap", 1)
-	capability := []byte("\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00")
+	capability := make([]byte, 20) // version 2, effective, cap_net_bind_service
+	capability[0], capability[3], capability[5] = 1, 2, 4
 	t.xattr("xattrs/cap", "security.capability", capability)
 	t.mkdir("xattrs/acl")
 	t.xattr("xattrs/acl", "system.posix_acl_default", acl())
@@ -395,5 +398,50 @@ func fillMany(t *tree, args []string) {
 			t.mkdir(fmt.Sprintf("many/%03d", i/100))
 		}
 		t.file(filepath.Join("many", fmt.Sprintf("%03d/%05d", i/100, i)), i%50)
+	}
+}
+
+// fillPlain makes a file and a directory, for images that show something else.
+func fillPlain(t *tree, _ []string) {
+	t.mkdir("dir/sub")
+	t.file("dir/sub/file", 3000)
+	t.file("file", 20000)
+	t.check("symlink", os.Symlink("file", t.path("link")))
+}
+
+// fillSecret fills directory "locked", which is encrypted and whose key is there: names of all
+// lengths, symbolic links, and a directory of N names.
+func fillSecret(t *tree, args []string) {
+	n, _ := strconv.Atoi(args[0])
+	t.mkdir("locked/many")
+	t.mkdir("locked/sub/sub")
+	for _, length := range []int{1, 15, 16, 17, 31, 32, 33, 100, 149, 150, 160, 161, 200, 255} {
+		t.file("locked/sub/"+longName(0, 6)[:min(length, 6)]+
+			strings.Repeat("n", max(length-6, 0)), length*10)
+	}
+	for _, length := range []int{1, 20, 59, 60, 300, 900} {
+		target := strings.Repeat("t", length)
+		t.check("symlink", os.Symlink(target, t.path(fmt.Sprintf("locked/link-%d", length))))
+	}
+	for i := range n {
+		t.file("locked/many/"+longName(i, 20+i%60), 0)
+	}
+	t.xattr("locked/sub", "user.plain", []byte("visible"))
+	t.file("open", 3000)
+}
+
+// fillFolded makes names that have several spellings where letter case does not matter, for
+// directories whose flag is set afterwards.
+func fillFolded(t *tree, args []string) {
+	n, _ := strconv.Atoi(args[0])
+	t.mkdir("fold/Sub")
+	t.mkdir("big")
+	for i, name := range []string{"readme.TXT", "Gr\u00fcn", "stra\u00dfe", "Σίσυφος", "\ufb01le",
+		"\u0130zmir", "e\u0301t\u00e9", "so\u00adft", "\uac00", "bad-\xff"} {
+		t.file("fold/"+name, i)
+	}
+	t.file("fold/Sub/Inside", 100)
+	for i := range n {
+		t.file(fmt.Sprintf("big/%s-%04d", []string{"Name", "\u00c4rger", "Δέλτα"}[i%3], i), 0)
 	}
 }

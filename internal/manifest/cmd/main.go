@@ -33,6 +33,9 @@ func commands() []command {
 		{"lock", "MOUNTPOINT", 1, lock},
 		{"verity", "FILE", 1, verity},
 		{"supercsum", "IMAGE", 1, superCsum},
+		{"addhashes", "IMAGE OFFSET SIZE", 3, addHashes},
+		{"mbr", "IMAGE NUMBER,TYPE,SECTOR,SECTORS…", 2, mbr},
+		{"gpt", "IMAGE SECTOR,SECTORS…", 2, gpt},
 	}
 }
 
@@ -59,7 +62,7 @@ func main() {
 }
 
 // manifestPlainMax is the size in bytes from which a manifest is written compressed.
-const manifestPlainMax = 100 << 10
+const manifestPlainMax = 16 << 10
 
 // walk writes the manifest of the tree ROOT to OUT, or to OUT.zst if it is large.
 func walk(args []string) error {

@@ -37,7 +37,8 @@ func list(args []string) error {
 			dirty = "dirty"
 		}
 		fields := []string{m.Name, m.Source, strings.Join(m.Ignore, ","), dirty, m.Journal,
-			strconv.FormatInt(m.Offset, 10), m.MountError, m.KernelCannot, m.Corrupt, m.ReadOnly}
+			strconv.FormatInt(m.Offset, 10), m.MountError, m.KernelCannot, m.Corrupt,
+			strconv.FormatInt(m.Superblock, 10)}
 		fmt.Println(strings.Join(fields, "|"))
 	}
 	return nil
@@ -61,7 +62,9 @@ func row(args []string) error {
 	}
 	images = slices.DeleteFunc(images, func(m manifest.Image) bool { return m.Name == img.Name })
 	images = append(images, img)
-	slices.SortFunc(images, func(a, b manifest.Image) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(images, func(a, b manifest.Image) int {
+		return strings.Compare(a.Name, b.Name)
+	})
 	text, err := json.MarshalIndent(images, "", " ")
 	if err != nil {
 		return err
@@ -103,6 +106,15 @@ func setField(img *manifest.Image, key, value string) (err error) {
 		img.KernelCannot = value
 	case "corrupt":
 		img.Corrupt = value
+	case "damaged":
+		img.Damaged = strings.Split(value, ",")
+	case "sb":
+		img.Superblock, err = strconv.ParseInt(value, 10, 64)
+	case "lookups":
+		for pair := range strings.SplitSeq(value, ",") {
+			asked, found, _ := strings.Cut(pair, ">")
+			img.Lookups = append(img.Lookups, [2]string{asked, found})
+		}
 	default:
 		err = fmt.Errorf("no such field: %s", key)
 	}

@@ -1,0 +1,194 @@
+package ext4
+
+import "encoding/binary"
+
+// On-disk layouts: byte offsets within each structure, in ext4's own field names. All numbers are
+// little-endian.
+
+var le = binary.LittleEndian
+
+// The superblock ("Super Block"): SuperSize bytes at byte SuperOffset of the filesystem.
+const (
+	SuperOffset = 1024
+	SuperSize   = 1024
+	superMagic  = 0xef53
+
+	sInodesCount       = 0x00
+	sBlocksCountLo     = 0x04
+	sRBlocksCountLo    = 0x08
+	sFreeBlocksLo      = 0x0c
+	sFreeInodes        = 0x10
+	sFirstDataBlock    = 0x14
+	sLogBlockSize      = 0x18
+	sLogClusterSize    = 0x1c
+	sBlocksPerGroup    = 0x20
+	sClustersPerGroup  = 0x24
+	sInodesPerGroup    = 0x28
+	sMagic             = 0x38
+	sState             = 0x3a
+	sErrors            = 0x3c
+	sRevLevel          = 0x4c
+	sFirstIno          = 0x54
+	sInodeSize         = 0x58
+	sFeatureCompat     = 0x5c
+	sFeatureIncompat   = 0x60
+	sFeatureROCompat   = 0x64
+	sUUID              = 0x68
+	sVolumeName        = 0x78
+	sReservedGdtBlocks = 0xce
+	sJournalUUID       = 0xd0
+	sJournalInum       = 0xe0
+	sJournalDev        = 0xe4
+	sLastOrphan        = 0xe8
+	sHashSeed          = 0xec
+	sDefHashVersion    = 0xfc
+	sJnlBackupType     = 0xfd
+	sDescSize          = 0xfe
+	sFirstMetaBG       = 0x104
+	sJnlBlocks         = 0x10c
+	sBlocksCountHi     = 0x150
+	sRBlocksCountHi    = 0x154
+	sFlags             = 0x160
+	sChecksumType      = 0x175
+	sErrorCount        = 0x194
+	sOverheadClusters  = 0x248
+	sBackupBGs         = 0x24c
+	sChecksumSeed      = 0x270
+	sEncoding          = 0x27c
+	sEncodingFlags     = 0x27e
+	sOrphanFileInum    = 0x280
+	sChecksum          = 0x3fc
+
+	// Bits of s_flags.
+	flagsSignedHash   = 1
+	flagsUnsignedHash = 2
+	// Bits of s_state.
+	stateValid  = 1
+	stateErrors = 2
+	// checksumCRC32C is the only s_checksum_type.
+	checksumCRC32C = 1
+	revDynamic     = 1
+	// jnlBackupBlocks: s_jnl_blocks holds the journal inode's i_block and size.
+	jnlBackupBlocks = 1
+)
+
+// A group descriptor ("Block Group Descriptors"); what lies behind 32 bytes is there with 64bit.
+const (
+	bgBlockBitmapLo = 0x00
+	bgInodeBitmapLo = 0x04
+	bgInodeTableLo  = 0x08
+	bgFreeBlocksLo  = 0x0c
+	bgFreeInodesLo  = 0x0e
+	bgFlags         = 0x12
+	bgChecksum      = 0x1e
+	bgBlockBitmapHi = 0x20
+	bgInodeBitmapHi = 0x24
+	bgInodeTableHi  = 0x28
+	bgFreeBlocksHi  = 0x2c
+	bgFreeInodesHi  = 0x2e
+
+	descSize32 = 32
+	descSize64 = 64
+
+	bgInodeUninit = 1
+	bgBlockUninit = 2
+)
+
+// An inode ("Index Nodes"); what lies behind 128 bytes is there as far as i_extra_isize reaches.
+const (
+	iMode       = 0x00
+	iUID        = 0x02
+	iSizeLo     = 0x04
+	iAtime      = 0x08
+	iCtime      = 0x0c
+	iMtime      = 0x10
+	iDtime      = 0x14
+	iGID        = 0x18
+	iLinksCount = 0x1a
+	iBlocksLo   = 0x1c
+	iFlags      = 0x20
+	iVersion    = 0x24
+	iBlock      = 0x28
+	iGeneration = 0x64
+	iFileACLLo  = 0x68
+	iSizeHigh   = 0x6c
+	iBlocksHigh = 0x74
+	iFileACLHi  = 0x76
+	iUIDHigh    = 0x78
+	iGIDHigh    = 0x7a
+	iChecksumLo = 0x7c
+	iExtraISize = 0x80
+	iChecksumHi = 0x82
+	iCtimeExtra = 0x84
+	iMtimeExtra = 0x88
+	iAtimeExtra = 0x8c
+	iCrtime     = 0x90
+	iCrtimeExt  = 0x94
+	iVersionHi  = 0x98
+	iProjID     = 0x9c
+
+	inodeSizeGood = 128 // EXT4_GOOD_OLD_INODE_SIZE
+)
+
+// An extent tree ("Extent Tree"): header, then entries of the same size; a block of it ends in a
+// checksum.
+const (
+	ehMagic   = 0x0
+	ehEntries = 0x2
+	ehMax     = 0x4
+	ehDepth   = 0x6
+
+	eeBlock   = 0x0
+	eeLen     = 0x4
+	eeStartHi = 0x6
+	eeStartLo = 0x8
+
+	eiBlock  = 0x0
+	eiLeafLo = 0x4
+	eiLeafHi = 0x8
+
+	extentMagic     = 0xf30a
+	extentEntrySize = 12
+	extentDepthMax  = 5
+	// extentInitMax: a longer ee_len is an unwritten extent of ee_len − extentInitMax blocks.
+	extentInitMax = 32768
+)
+
+// A block of the orphan file ("Orphan file"): inode numbers, then magic and checksum.
+const (
+	orphanTailSize  = 8
+	orphanTailMagic = 0x0b10ca04
+)
+
+// Special inodes ("Special inodes").
+const (
+	RootIno    Ino = 2
+	JournalIno Ino = 8
+)
+
+// Flags of an inode (i_flags).
+const (
+	FlagSync        = 0x8
+	FlagImmutable   = 0x10
+	FlagAppend      = 0x20
+	FlagNodump      = 0x40
+	FlagNoatime     = 0x80
+	FlagCompr       = 0x200
+	FlagEncrypt     = 0x800
+	FlagIndex       = 0x1000
+	FlagJournalData = 0x4000
+	FlagDirsync     = 0x10000
+	FlagTopdir      = 0x20000
+	FlagHugeFile    = 0x40000
+	FlagExtents     = 0x80000
+	FlagVerity      = 0x100000
+	FlagEAInode     = 0x200000
+	FlagDax         = 0x2000000
+	FlagInlineData  = 0x10000000
+	FlagProjinherit = 0x20000000
+	FlagCasefold    = 0x40000000
+)
+
+func get64(p []byte, lo, hi int) uint64 {
+	return uint64(le.Uint32(p[lo:])) | uint64(le.Uint32(p[hi:]))<<32
+}
