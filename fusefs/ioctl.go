@@ -94,13 +94,24 @@ func (t *Transport) replyIoctl(r *request, op *vfs.Op) {
 	t.sendIoctl(op.Tag, n, r.size)
 }
 
+// Flags of struct fsxattr, FS_XFLAG_* of include/uapi/linux/fs.h.
+const (
+	xflagImmutable   = 0x8
+	xflagAppend      = 0x10
+	xflagSync        = 0x20
+	xflagNoatime     = 0x40
+	xflagNodump      = 0x80
+	xflagProjinherit = 0x200
+	xflagDax         = 0x8000
+)
+
 // xflags maps inode flags to FS_XFLAG_*.
 func xflags(flags uint32) (x uint32) {
 	for _, m := range [...][2]uint32{
-		{ext4.FlagSync, unix.FS_XFLAG_SYNC}, {ext4.FlagImmutable, unix.FS_XFLAG_IMMUTABLE},
-		{ext4.FlagAppend, unix.FS_XFLAG_APPEND}, {ext4.FlagNodump, unix.FS_XFLAG_NODUMP},
-		{ext4.FlagNoatime, unix.FS_XFLAG_NOATIME},
-		{ext4.FlagProjinherit, unix.FS_XFLAG_PROJINHERIT}, {ext4.FlagDax, unix.FS_XFLAG_DAX},
+		{ext4.FlagSync, xflagSync}, {ext4.FlagImmutable, xflagImmutable},
+		{ext4.FlagAppend, xflagAppend}, {ext4.FlagNodump, xflagNodump},
+		{ext4.FlagNoatime, xflagNoatime},
+		{ext4.FlagProjinherit, xflagProjinherit}, {ext4.FlagDax, xflagDax},
 	} {
 		if flags&m[0] != 0 {
 			x |= m[1]

@@ -183,7 +183,7 @@ func (t *Transport) reply(unique uint64, n int) {
 
 // fail sends an errno; 0 is a success without a body.
 func (t *Transport) fail(unique uint64, errno unix.Errno) {
-	t.out.header = fuse.OutHeader{Length: headerSize, Status: -int32(errno), Unique: unique}
+	t.out.header = fuse.OutHeader{Length: uint32(headerSize), Status: -int32(errno), Unique: unique}
 	t.send(unsafe.Slice((*byte)(unsafe.Pointer(&t.out)), headerSize))
 }
 

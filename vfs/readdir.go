@@ -96,7 +96,7 @@ func (fs *FS) inodesAhead(op *Op) {
 			return
 		}
 		pos = fs.aheadEnt.Off
-		if b, _, err := fs.vol.InodeBlock(src, fs.aheadEnt.Ino); err == nil {
+		if b, _, err := fs.vol.InodeBlock(fs.aheadEnt.Ino); err == nil {
 			fs.cache.Ahead(uint64(b))
 		}
 	}

@@ -5,8 +5,8 @@
 #   make.sh verify [NAME…]  mounts each image with the kernel's ext4 and compares its manifest
 #   make.sh list            lists the names
 #
-# Images made by mke2fs -d and debugfs come out the same every time: UUID and hash seed follow
-# from the name, and the clock of e2fsprogs is fixed. The kernel's own times, generation numbers
+# Images made by debugfs come out the same every time, those of mke2fs -d up to the ctimes of the
+# tree: UUID and hash seed follow from the name, and the clock of e2fsprogs is fixed. The kernel's own times, generation numbers
 # and journal IDs cannot be fixed, so remaking those images changes bytes.
 set -euo pipefail
 export LC_ALL=C TZ=UTC
@@ -27,10 +27,10 @@ die() {
     exit 1
 }
 
-loops=()
+declare -A loops=()
 cleanup() {
     mountpoint -q "$mnt" && umount "$mnt"
-    for dev in "${loops[@]}"; do losetup -d "$dev" 2>/dev/null || true; done
+    for dev in "${!loops[@]}"; do losetup -d "$dev" 2>/dev/null || true; done
     chattr -R -ia "$work" 2>/dev/null || true
     rm -rf "$work"
 }
@@ -38,10 +38,14 @@ cleanup() {
 # attach FILE: sets dev to a loop device of it.
 attach() {
     dev=$(losetup -f --show "$1")
-    loops+=("$dev")
+    loops[$dev]=1
 }
 
-detach() { losetup -d "$1"; }
+# detach DEVICE: NB: it may be somebody else's right afterwards.
+detach() {
+    losetup -d "$1"
+    unset "loops[$1]"
+}
 
 # create SIZE BLOCKSIZE FEATURES [mke2fs arguments]: an empty filesystem in $img, with 400 inodes
 # unless -N or -i is given. The variable ext holds further -E options.
