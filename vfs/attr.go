@@ -20,8 +20,15 @@ func (fs *FS) attr(in *ext4.Inode, out *Attr) {
 		Size: in.Size, Sectors: in.Sectors, Blksize: fs.vol.BlockSize, ProjID: in.ProjID,
 		Generation: in.Generation, Flags: in.Flags,
 		Atime: in.Atime, Mtime: in.Mtime, Ctime: in.Ctime, Crtime: in.Crtime}
-	if t := in.Type(); t == unix.S_IFCHR || t == unix.S_IFBLK {
+	switch in.Type() {
+	case unix.S_IFCHR, unix.S_IFBLK:
 		out.Rdev = in.Rdev()
+	case unix.S_IFLNK:
+		out.Size = fs.vol.SymlinkSize(in)
+	case unix.S_IFREG:
+		if in.Flags&ext4.FlagInlineData != 0 { // as the kernel: data counts though it has no blocks
+			out.Sectors += (in.Size + 511) >> 9
+		}
 	}
 	o := &fs.config.Override
 	if o.SetUID {

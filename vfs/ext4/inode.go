@@ -74,7 +74,7 @@ func (v *Volume) decodeInode(checked *Checked, raw []byte, in *Inode) error {
 	if in.Type() == unix.S_IFREG || v.HasIncompat(IncompatLargedir) {
 		in.Size = get64(raw, iSizeLo, iSizeHigh)
 	}
-	if in.Size > 1<<63-1 {
+	if in.Size > uint64(lblkMax)<<v.BlockBits {
 		return Corrupt("i_size", in.Where, in.Offset+iSizeHigh, in.Ino)
 	}
 	in.Sectors = uint64(le.Uint32(raw[iBlocksLo:]))
