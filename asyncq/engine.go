@@ -84,8 +84,10 @@ var ErrClosed = errors.New("asyncq: closed")
 type Engine interface {
 	// Name is how the engine is called in logs and options: "uring", "aio", "sim".
 	Name() string
-	// AddFile registers an open descriptor, which must outlive the engine.
+	// AddFile registers an open descriptor, which stays open until RemoveFile or Close.
 	AddFile(fd int) (FileID, error)
+	// RemoveFile forgets a file; nothing may be in flight on it. Also after Close.
+	RemoveFile(f FileID)
 	// AddBuffers tells the engine about memory that I/O is going to use often, so that it may
 	// register (pin) it. It is a hint: an engine that cannot does nothing.
 	AddBuffers(mem []byte)
@@ -97,7 +99,8 @@ type Engine interface {
 	// Post queues a completion as if the outside had answered. Wrappers use it.
 	Post(c Completion)
 	// Wait submits what is queued, waits until at least one completion is there or the timeout
-	// passes (negative: no limit; zero: only looks), and stores completions in out.
+	// passes (negative: no limit; zero: only looks), and stores completions in out. A signal
+	// may end it early, with nothing.
 	Wait(timeout time.Duration, out []Completion) (n int, err error)
 	// Wake makes a Wait that is under way, or the next one, return. Any goroutine may call it.
 	Wake()

@@ -15,6 +15,10 @@ import (
 // every slot to have one, small enough for the array to stay in the cache.
 const completionsMax = 256
 
+// providersMax is how many providers a loop may have: what tokens have room for, less one number
+// that engines use for themselves.
+const providersMax = 255
+
 // Intaker is a source of new operations, such as a transport. Intake claims slots for what has
 // arrived until nothing is left or the table is full; it returns true when it stopped for
 // another reason (fairness) and wants to be asked again without a wait. On the loop's thread.
@@ -119,8 +123,8 @@ func (l *Loop) Engine() Engine { return l.engine }
 // Register adds a provider under a name used in messages and returns its number. Providers are
 // registered before the loop runs, or on its thread, and never removed.
 func (l *Loop) Register(name string, p Provider) ProviderID {
-	if len(l.providers) == 256 {
-		panic("asyncq: more than 256 providers")
+	if len(l.providers) == providersMax {
+		panic("asyncq: too many providers")
 	}
 	l.providers = append(l.providers, p)
 	l.names = append(l.names, name)

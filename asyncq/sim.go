@@ -47,6 +47,9 @@ func (e *Sim) Now() time.Time {
 // AddFile refuses: there are no files in a simulation.
 func (e *Sim) AddFile(int) (FileID, error) { return -1, unix.ENOTSUP }
 
+// RemoveFile does nothing.
+func (e *Sim) RemoveFile(FileID) {}
+
 // AddBuffers does nothing.
 func (e *Sim) AddBuffers([]byte) {}
 

@@ -1,7 +1,9 @@
 package asyncq
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 	"unsafe"
@@ -13,8 +15,13 @@ import (
 // registered where the kernel allows it, and one io_uring_enter that submits everything queued
 // and waits. It allocates nothing per request.
 //
-// Flags: SUBMIT_ALL, COOP_TASKRUN and CLAMP. SINGLE_ISSUER with DEFER_TASKRUN measured within
-// noise of these and would tie the ring to one thread, which the inline mode of Loop has not.
+// Flags: SUBMIT_ALL, COOP_TASKRUN with TASKRUN_FLAG, and CLAMP. SINGLE_ISSUER with DEFER_TASKRUN
+// measured within noise of these and would tie the ring to one thread, which the inline mode of
+// Loop has not.
+//
+// Threads: what the kernel cannot do without blocking (fsync, fallocate, and reads and writes
+// where the filesystem has to allocate or to wait) it hands to workers of the process. Their
+// number is bounded by workersMax, whatever is in flight.
 type Uring struct {
 	fd      int
 	sqMem   []byte
@@ -22,21 +29,46 @@ type Uring struct {
 	sq      subQueue
 	cq      compQueue
 	wakefd  int
-	waking  atomic.Bool // a wake-up is on its way; saves the write
-	files   []int
-	fixed   bool // files are registered
-	bufs    []unix.Iovec
-	bufsOK  bool
+	waking  atomic.Bool  // a wake-up is on its way; saves the write
+	files   []int        // by FileID; -1 is free
+	fixed   bool         // files are registered
+	bufs    []unix.Iovec // registered buffers
+	polls   []watch
+	held    int // requests submitted or queued, and not yet reaped
 	posted  []Completion
 	backlog []sqe // what found the submission queue full
+	args    kernelArgs
+	closed  atomic.Bool
 	// Raw makes the wait a raw system call: the runtime is not told, which saves 3 µs of 19 per
 	// request at depth 1. Only for a thread that does nothing but run a loop, with a spare
 	// GOMAXPROCS for everything else.
 	Raw bool
 }
 
+// watch is a lasting poll; its index stands in the user data of the entry. 0 is the wake-up.
+type watch struct {
+	fd    int
+	token Token
+}
+
+// kernelArgs is what system calls get the address of by way of an integer, which the garbage
+// collector does not see. NB: on the heap, as a part of Uring, because stacks move.
+type kernelArgs struct {
+	wait   getEventsArg
+	ts     unix.Timespec
+	fd     int32
+	update filesUpdate
+}
+
+// filesUpdate is struct io_uring_files_update.
+type filesUpdate struct {
+	offset, _ uint32
+	fds       uint64
+}
+
 type subQueue struct {
 	head, tail *uint32
+	flags      *uint32
 	mask       uint32
 	entries    uint32
 	sqes       []sqe
@@ -101,6 +133,9 @@ const (
 	setupClamp    = 1 << 4
 	setupSubmit   = 1 << 7
 	setupCoop     = 1 << 8
+	setupTaskFlag = 1 << 9
+	sqOverflow    = 1 << 1
+	sqTaskRun     = 1 << 2
 	featSingleMap = 1 << 0
 	featNoDrop    = 1 << 1
 	featExtArg    = 1 << 8
@@ -111,10 +146,16 @@ const (
 	regBuffers     = 0
 	unregBuffers   = 1
 	regFiles       = 2
+	unregFiles     = 3
 	regFilesUpdate = 6
+	regWorkersMax  = 19
 
-	filesMax   = 16
-	tokenWake  = ^uint64(0)
+	filesMax = 16
+	// providerPoll is the provider in the user data of polls; no real one has its number.
+	providerPoll = 255
+	// Workers for files and block devices, and for anything else.
+	workersMax, workersUnboundMax = 4, 1
+
 	rwDsync    = 2 // RWF_DSYNC
 	iovecBytes = 1 << 30
 )
@@ -149,7 +190,8 @@ type getEventsArg struct {
 // NewUring makes a ring for about depth requests between two waits (1 to 4096). Errors: ENOSYS,
 // EPERM or EACCES where io_uring is not allowed, ENOMEM.
 func NewUring(depth int) (*Uring, error) {
-	p := uringParams{flags: setupCQSize | setupClamp | setupSubmit | setupCoop}
+	p := uringParams{flags: setupCQSize | setupClamp | setupSubmit | setupCoop |
+		setupTaskFlag}
 	p.cqEntries = uint32(4 * depth)
 	fd, _, errno := unix.Syscall(unix.SYS_IO_URING_SETUP, uintptr(depth),
 		uintptr(unsafe.Pointer(&p)), 0)
@@ -172,6 +214,8 @@ func NewUring(depth int) (*Uring, error) {
 		return nil, err
 	}
 	u.registerFiles()
+	workers := [2]uint32{workersMax, workersUnboundMax}
+	u.register(regWorkersMax, unsafe.Pointer(&workers), 2)
 	u.posted = make([]Completion, 0, 4*depth)
 	u.backlog = make([]sqe, 0, 4*depth)
 	return u, nil
@@ -187,8 +231,8 @@ func (u *Uring) mapRings(p *uringParams) (err error) {
 		return fmt.Errorf("mapping the io_uring entries: %w", err)
 	}
 	at := func(off uint32) *uint32 { return (*uint32)(unsafe.Pointer(&u.sqMem[off])) }
-	u.sq = subQueue{head: at(p.sqOff.head), tail: at(p.sqOff.tail), mask: *at(p.sqOff.ringMask),
-		entries: p.sqEntries, sqes: unsafe.Slice((*sqe)(unsafe.Pointer(&u.sqeMem[0])), p.sqEntries)}
+	u.sq = subQueue{head: at(p.sqOff.head), tail: at(p.sqOff.tail), flags: at(p.sqOff.flags),
+		mask: *at(p.sqOff.ringMask), entries: p.sqEntries, sqes: unsafe.Slice((*sqe)(unsafe.Pointer(&u.sqeMem[0])), p.sqEntries)}
 	u.cq = compQueue{head: at(p.cqOff.head), tail: at(p.cqOff.tail), mask: *at(p.cqOff.ringMask),
 		cqes: unsafe.Slice((*cqe)(unsafe.Pointer(&u.sqMem[p.cqOff.cqes])), p.cqEntries)}
 	// Entry i of the queue is always sqe i: the indirection array is filled once.
@@ -204,7 +248,7 @@ func (u *Uring) setUpWake() (err error) {
 	if err != nil {
 		return fmt.Errorf("eventfd: %w", err)
 	}
-	u.armPoll(u.wakefd, tokenWake)
+	u.Poll(u.wakefd, 0)
 	return nil
 }
 
@@ -228,48 +272,77 @@ func (u *Uring) Name() string { return "uring" }
 
 // AddFile registers fd. At most 16 files.
 func (u *Uring) AddFile(fd int) (FileID, error) {
-	if len(u.files) == filesMax {
-		return -1, unix.EMFILE
+	i := slices.Index(u.files, -1)
+	if i < 0 {
+		if i = len(u.files); i == filesMax {
+			return -1, unix.EMFILE
+		}
+		u.files = append(u.files, -1)
 	}
-	i := len(u.files)
-	u.files = append(u.files, fd)
-	if !u.fixed {
-		return FileID(i), nil
-	}
-	fd32 := int32(fd)
-	up := struct {
-		offset, resv uint32
-		fds          uint64
-	}{uint32(i), 0, uint64(uintptr(unsafe.Pointer(&fd32)))}
-	if errno := u.register(regFilesUpdate, unsafe.Pointer(&up), 1); errno != 0 {
+	if errno := u.setFile(i, fd); errno != 0 {
 		return -1, fmt.Errorf("registering a file with io_uring: %w", errno)
 	}
+	u.files[i] = fd
 	return FileID(i), nil
 }
 
+// setFile puts fd, or -1, into the table of registered files.
+func (u *Uring) setFile(i, fd int) unix.Errno {
+	if !u.fixed {
+		return 0
+	}
+	u.args.fd = int32(fd)
+	u.args.update = filesUpdate{offset: uint32(i),
+		fds: uint64(uintptr(unsafe.Pointer(&u.args.fd)))}
+	return u.register(regFilesUpdate, unsafe.Pointer(&u.args.update), 1)
+}
+
+// RemoveFile takes a file out of the table of registered files.
+func (u *Uring) RemoveFile(f FileID) {
+	if u.closed.Load() {
+		return
+	}
+	u.setFile(int(f), -1)
+	u.files[f] = -1
+}
+
 // AddBuffers registers mem, so that the kernel need not pin its pages for every request (12
-// against 21 µs per 4k read at depth 1). Where the memory-lock limit forbids it, requests use
-// the memory unregistered.
+// against 21 µs per 4k read at depth 1). Registered memory counts against RLIMIT_MEMLOCK of the
+// user, unless it has CAP_IPC_LOCK: of several calls, those beyond the limit leave their memory
+// unregistered, and requests that use it go the slower way. Nothing may be in flight.
 func (u *Uring) AddBuffers(mem []byte) {
+	before := len(u.bufs)
 	for len(mem) > 0 {
 		n := min(len(mem), iovecBytes)
 		u.bufs = append(u.bufs, unix.Iovec{Base: &mem[0], Len: uint64(n)})
 		mem = mem[n:]
 	}
-	if u.bufsOK {
+	if before > 0 {
 		u.register(unregBuffers, nil, 0)
 	}
-	u.bufsOK = u.register(regBuffers, unsafe.Pointer(&u.bufs[0]), uintptr(len(u.bufs))) == 0
+	if u.registerBuffers() {
+		return
+	}
+	if u.bufs = u.bufs[:before]; before > 0 && !u.registerBuffers() {
+		u.bufs = nil
+	}
 }
 
-// BuffersRegistered says whether AddBuffers could pin the memory.
-func (u *Uring) BuffersRegistered() bool { return u.bufsOK }
+func (u *Uring) registerBuffers() bool {
+	return len(u.bufs) > 0 &&
+		u.register(regBuffers, unsafe.Pointer(&u.bufs[0]), uintptr(len(u.bufs))) == 0
+}
+
+// BuffersRegistered returns how many bytes AddBuffers could register.
+func (u *Uring) BuffersRegistered() (n int) {
+	for _, b := range u.bufs {
+		n += int(b.Len)
+	}
+	return n
+}
 
 // fixedBuffer returns the index of the registered buffer that holds mem, or -1.
 func (u *Uring) fixedBuffer(addr uintptr, n int) int {
-	if !u.bufsOK {
-		return -1
-	}
 	for i := range u.bufs {
 		base := uintptr(unsafe.Pointer(u.bufs[i].Base))
 		if addr >= base && addr+uintptr(n) <= base+uintptr(u.bufs[i].Len) {
@@ -281,6 +354,11 @@ func (u *Uring) fixedBuffer(addr uintptr, n int) int {
 
 // Submit queues one request.
 func (u *Uring) Submit(f FileID, io IO) {
+	onHeap(io.Buf)
+	if io.Off < 0 { // which io_uring takes for the file's own position
+		u.Post(Completion{io.Token, -int32(unix.EINVAL)})
+		return
+	}
 	e := sqe{off: uint64(io.Off), userData: uint64(io.Token)}
 	if e.fd = int32(f); u.fixed {
 		e.flags = sqeFixedFile
@@ -303,15 +381,19 @@ func (u *Uring) Submit(f FileID, io IO) {
 		e.opcode, e.addr = opFallocate, uint64(io.Len)
 		e.len = unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE
 	}
+	u.held++
 	u.push(e)
 }
 
 // Poll watches fd for readability.
-func (u *Uring) Poll(fd int, token Token) { u.armPoll(fd, uint64(token)) }
+func (u *Uring) Poll(fd int, token Token) {
+	u.polls = append(u.polls, watch{fd, token})
+	u.armPoll(len(u.polls) - 1)
+}
 
-func (u *Uring) armPoll(fd int, userData uint64) {
-	u.push(sqe{opcode: opPollAdd, fd: int32(fd), len: pollAddMulti, opFlags: unix.POLLIN,
-		userData: userData})
+func (u *Uring) armPoll(i int) {
+	u.push(sqe{opcode: opPollAdd, fd: int32(u.polls[i].fd), len: pollAddMulti,
+		opFlags: unix.POLLIN, userData: uint64(MakeToken(providerPoll, 0, uint32(i)))})
 }
 
 // push puts an entry into the submission queue, which is flushed when it is full.
@@ -351,7 +433,7 @@ func (u *Uring) enter(wait uintptr, arg *getEventsArg) (int, unix.Errno) {
 	return int(n), errno
 }
 
-// Wait submits, sleeps and reaps.
+// Wait submits, sleeps and reaps. With nothing to submit, a look at the queue is no system call.
 func (u *Uring) Wait(timeout time.Duration, out []Completion) (int, error) {
 	u.drainBacklog()
 	if n, woken := u.reap(out); n > 0 || woken {
@@ -361,17 +443,21 @@ func (u *Uring) Wait(timeout time.Duration, out []Completion) (int, error) {
 		}
 		return n, nil
 	}
+	if timeout == 0 && u.sq.next == atomic.LoadUint32(u.sq.head) &&
+		atomic.LoadUint32(u.sq.flags)&(sqOverflow|sqTaskRun) == 0 {
+		return 0, nil
+	}
 	var arg *getEventsArg
-	var ts unix.Timespec
 	if timeout > 0 {
-		ts = unix.NsecToTimespec(int64(timeout))
-		arg = &getEventsArg{ts: uint64(uintptr(unsafe.Pointer(&ts)))}
+		arg = &u.args.wait
+		u.args.ts = unix.NsecToTimespec(int64(timeout))
+		arg.ts = uint64(uintptr(unsafe.Pointer(&u.args.ts)))
 	}
 	wait := uintptr(1)
-	if timeout == 0 {
+	if timeout == 0 || len(u.backlog) > 0 {
 		wait = 0
 	}
-	if _, errno := u.enter(wait, arg); errno != 0 && transient(errno) != nil {
+	if _, errno := u.enter(wait, arg); transient(errno) != nil {
 		return 0, errno
 	}
 	n, _ := u.reap(out)
@@ -405,29 +491,37 @@ func (u *Uring) reap(out []Completion) (n int, woken bool) {
 	head := *u.cq.head
 	tail := atomic.LoadUint32(u.cq.tail)
 	for head != tail && n < len(out) {
-		c := &u.cq.cqes[head&u.cq.mask]
+		c := u.cq.cqes[head&u.cq.mask]
 		head++
-		if c.userData == tokenWake {
-			u.woken(c)
-			woken = true
+		if Token(c.userData).Provider() != providerPoll {
+			u.held--
+			out[n] = Completion{Token(c.userData), c.res}
+			n++
 			continue
 		}
-		out[n] = Completion{Token(c.userData), c.res}
-		n++
+		i := int(Token(c.userData).Index())
+		if i == 0 {
+			u.woken()
+			woken = true
+		} else {
+			out[n] = Completion{u.polls[i].token, c.res}
+			n++
+		}
+		// The kernel ends a watch by itself when it finds no room for a completion.
+		if c.flags&cqeMore == 0 && (c.res >= 0 || i == 0) {
+			u.armPoll(i)
+		}
 	}
 	atomic.StoreUint32(u.cq.head, head)
 	return n, woken
 }
 
-func (u *Uring) woken(c *cqe) {
+func (u *Uring) woken() {
 	var buf [8]byte
 	_, _ = unix.Read(u.wakefd, buf[:]) // EAGAIN: another completion has emptied it already
 	// NB: only after the read. A Wake in between writes nothing, but the loop looks at what it
 	// was woken for before it sleeps again; the other way round, its event could be lost.
 	u.waking.Store(false)
-	if c.flags&cqeMore == 0 {
-		u.armPoll(u.wakefd, tokenWake)
-	}
 }
 
 // Wake makes Wait return.
@@ -439,9 +533,21 @@ func (u *Uring) Wake() {
 	_, _ = unix.Write(u.wakefd, one[:])
 }
 
-// Close frees the ring. The kernel cancels or finishes what it still holds before the ring's
-// memory goes away; nothing may use buffers of requests in flight before Close returns.
+// Close frees the ring when everything submitted has ended, because the kernel may write into
+// the buffers until then. NB: closing the descriptor alone would not wait; and files that stayed
+// registered would stay open, with their locks, until the kernel takes the ring apart some time
+// later.
 func (u *Uring) Close() error {
+	if u.closed.Swap(true) {
+		return nil
+	}
+	err := u.finish()
+	if len(u.bufs) > 0 {
+		u.register(unregBuffers, nil, 0)
+	}
+	if u.fixed {
+		u.register(unregFiles, nil, 0)
+	}
 	if u.sqMem != nil {
 		_ = unix.Munmap(u.sqMem)
 	}
@@ -451,5 +557,17 @@ func (u *Uring) Close() error {
 	if u.wakefd >= 0 {
 		_ = unix.Close(u.wakefd)
 	}
-	return unix.Close(u.fd)
+	return errors.Join(err, unix.Close(u.fd))
+}
+
+// finish waits for all requests.
+func (u *Uring) finish() error {
+	var out [64]Completion
+	u.posted = u.posted[:0]
+	for u.held > 0 {
+		if _, err := u.Wait(-1, out[:]); err != nil {
+			return fmt.Errorf("%d requests in flight at the end: %w", u.held, err)
+		}
+	}
+	return nil
 }

@@ -311,7 +311,7 @@ img_verity() {
 folded_lookups="fold/README.txt>fold/readme.TXT,fold/GRÜN>fold/Grün,fold/STRASSE>fold/straße"
 folded_lookups+=",fold/sub/iNSIDE>fold/Sub/Inside,big/name-0003>big/Name-0003,fold/README.tx>"
 folded_lookups+=",fold/nothing>,big/ÄRGER-0001>big/Ärger-0001,fold/ΣΊΣΥΦΟΣ>fold/Σίσυφος"
-folded_lookups+=",fold/FILE>fold/ﬁle,fold/İZMİR>fold/İzmir,big/δΈΛΤΑ-0002>big/Δέλτα-0002"
+folded_lookups+=",fold/FILE>fold/ﬁle,fold/İZMIR>fold/İzmir,big/δΈΛΤΑ-0002>big/Δέλτα-0002"
 folded_lookups+=",fold/ÉTÉ>fold/e"$'\xcc\x81'"té,fold/SOFT>fold/so"$'\xc2\xad'"ft"
 folded_lookups+=",fold/"$'\xe1\x84\x80\xe1\x85\xa1'">fold/가"
 # What is not UTF-8 is compared as it stands.

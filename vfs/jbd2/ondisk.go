@@ -114,6 +114,7 @@ const (
 	hChksumSize = 0xd
 	hChksum     = 0x10
 	hCommitSec  = 0x30
+	commitSize  = 0x40
 
 	chksumCRC32     = 1 // JBD2_CRC32_CHKSUM, of h_chksum_type
 	chksumCRC32Size = 4
