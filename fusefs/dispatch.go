@@ -44,6 +44,10 @@ func (t *Transport) dispatch(req []byte) {
 		t.fail(h.Unique, unix.ESTALE)
 		return
 	}
+	if t.config.OnlyRootAndOwner && h.Uid != 0 && h.Uid != t.owner && asks(h.Opcode) {
+		t.fail(h.Unique, unix.EACCES)
+		return
+	}
 	if t.immediate(h, req) {
 		return
 	}
@@ -58,6 +62,15 @@ func (t *Transport) dispatch(req []byte) {
 		return
 	}
 	t.fs.Submit(s)
+}
+
+// asks says whether a request is somebody's, and not the kernel's own housekeeping.
+func asks(opcode uint32) bool {
+	switch opcode {
+	case opInit, opDestroy, opForget, opBatchForget, opInterrupt, opRelease, opReleasedir:
+		return false
+	}
+	return true
 }
 
 // immediate answers the requests that need no disk, and says whether it did.

@@ -3,6 +3,7 @@ package fusefs
 import (
 	"fmt"
 	"log/slog"
+	"os"
 	"sync"
 	"time"
 	"unsafe"
@@ -12,6 +13,7 @@ import (
 
 	"asyncfsd/asyncq"
 	"asyncfsd/vfs"
+	"asyncfsd/vfs/ext4"
 )
 
 // Sizes of what crosses /dev/fuse.
@@ -37,6 +39,9 @@ type Config struct {
 	EntryTimeout, AttrTimeout, NegativeTimeout time.Duration
 	// NoACL tells the kernel not to ask for POSIX ACLs.
 	NoACL bool
+	// OnlyRootAndOwner refuses everybody but root and the user of this process: allow_root, which
+	// the kernel does not have.
+	OnlyRootAndOwner bool
 	// Opens asks the kernel to send OPEN and OPENDIR, which can then be refused one by one (no
 	// key). Without it these never leave the kernel.
 	Opens bool
@@ -66,6 +71,7 @@ type Transport struct {
 	readable bool // the descriptor may have requests
 	started  bool // INIT is done
 	minor    uint32
+	owner    uint32 // of this process
 
 	ready     chan struct{}
 	readyOnce sync.Once
@@ -92,7 +98,9 @@ func New(fs *vfs.FS, fd int, c Config) (*Transport, error) {
 	}
 	t := &Transport{fs: fs, loop: l, fd: fd, config: c, log: c.Log,
 		reqs: asyncq.NewBlobs[request](l.Table), recv: make([]byte, recvSize),
-		ready: make(chan struct{}), readable: true}
+		ready: make(chan struct{}), readable: true, owner: uint32(os.Getuid())}
+	// An encrypted file is refused at open, so that it must be asked for.
+	t.config.Opens = c.Opens || fs.Volume().HasIncompat(ext4.IncompatEncrypt)
 	t.id = l.Register("fuse", t)
 	t.front = fs.AddFront(t)
 	l.AddIntake(t)

@@ -1,0 +1,265 @@
+// Package daemon puts the layers together: it opens a source, recovers its journal, mounts it and
+// serves the mount until it is unmounted.
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"asyncfsd/asyncq"
+	"asyncfsd/blockdev"
+	"asyncfsd/internal/options"
+	"asyncfsd/vfs"
+	"asyncfsd/vfs/ext4"
+	"asyncfsd/vfs/recovery"
+)
+
+// Exit codes, as mount(8) has them.
+const (
+	ExitUsage  = 1
+	ExitSystem = 2
+	ExitMount  = 32
+)
+
+// Error is a failure with the exit code it leads to.
+type Error struct {
+	Code int
+	Err  error
+}
+
+// Error returns the reason, one line.
+func (e *Error) Error() string { return e.Err.Error() }
+
+// Unwrap returns the reason.
+func (e *Error) Unwrap() error { return e.Err }
+
+func fail(code int, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &Error{code, err}
+}
+
+// engineDepth is how many requests the ring takes between two waits: one for each slot of a
+// transport. More are queued in pieces.
+const engineDepth = asyncq.SlotsMax
+
+// Config says what to mount, and how.
+type Config struct {
+	Source     string
+	Mountpoint string
+	Options    *options.Options
+	Log        *slog.Logger
+}
+
+// Instance is an opened filesystem.
+type Instance struct {
+	config Config
+	log    *slog.Logger
+	engine asyncq.Engine
+	loop   *asyncq.Loop
+	dev    blockdev.Device
+	arena  *blockdev.Arena
+	vol    *ext4.Volume
+	fs     *vfs.FS
+	// closers undo what was opened, the last first.
+	closers []func()
+}
+
+// FS returns the filesystem.
+func (i *Instance) FS() *vfs.FS { return i.fs }
+
+// Open opens the source and everything below the transport. Errors are *Error.
+func Open(c Config) (*Instance, error) {
+	i := &Instance{config: c, log: c.Log}
+	if i.log == nil {
+		i.log = slog.New(slog.DiscardHandler)
+	}
+	if err := i.open(); err != nil {
+		i.Close()
+		return nil, err
+	}
+	return i, nil
+}
+
+func (i *Instance) open() error {
+	o := i.config.Options
+	engine, why, err := asyncq.NewEngine(o.IO, engineDepth)
+	if err != nil {
+		return fail(ExitSystem, err)
+	}
+	if why != "" {
+		i.log.Info(why)
+	}
+	i.engine = engine
+	i.loop = asyncq.New(asyncq.Config{Engine: engine})
+	i.closers = append(i.closers, func() {
+		_ = i.loop.Close()
+		if i.dev != nil {
+			_ = i.dev.Close()
+		}
+	})
+	// NB: readers do not exclude each other, so a source is opened for writing only when its
+	// journal has to be replayed.
+	storage, err := i.openSource(true)
+	if err != nil {
+		return err
+	}
+	if err := i.openVolume(storage); err != nil {
+		return i.about(err)
+	}
+	if i.arena, err = blockdev.NewArena(o.CacheSize); err != nil {
+		return fail(ExitSystem, err)
+	}
+	i.closers = append(i.closers, func() { _ = i.arena.Close() })
+	engine.AddBuffers(i.arena.Mem())
+	i.fs, err = vfs.New(vfs.Config{Loop: i.loop, Device: i.dev, Volume: i.vol, Arena: i.arena,
+		Log: i.log, NoACL: o.NoACL, MinixDF: o.MinixDF,
+		Override: vfs.Override{SetUID: o.SetUID, SetGID: o.SetGID, UID: o.UID, GID: o.GID,
+			Umask: o.Umask}})
+	if errors.Is(err, unix.EINVAL) { // cache_size=
+		return fail(ExitUsage, err)
+	}
+	return fail(ExitSystem, err)
+}
+
+// about puts the source before an error that does not name it.
+func (i *Instance) about(err error) error {
+	var e *Error
+	var named *blockdev.OpenError
+	code := ExitMount
+	if errors.As(err, &e) {
+		code = e.Code
+	}
+	if errors.As(err, &named) {
+		return fail(code, err)
+	}
+	return fail(code, fmt.Errorf("%s: %w", i.config.Source, err))
+}
+
+// openSource opens the device with the filesystem, in place of an earlier opening.
+func (i *Instance) openSource(readOnly bool) (*blockdev.Sync, error) {
+	if i.dev != nil {
+		_ = i.dev.Close()
+		i.dev = nil
+	}
+	o := i.config.Options
+	dev, err := i.openDevice(i.config.Source, blockdev.Options{ReadOnly: readOnly,
+		Offset: o.Offset, Partition: o.Partition})
+	if err != nil {
+		return nil, err
+	}
+	i.dev = dev
+	return i.sync(dev)
+}
+
+// openJournal opens the device of an external journal, nil if none was given.
+func (i *Instance) openJournal() (recovery.Storage, error) {
+	path := i.config.Options.Journal
+	if path == "" {
+		return nil, nil
+	}
+	dev, err := i.openDevice(path, blockdev.Options{})
+	if err != nil {
+		return nil, err
+	}
+	i.closers = append(i.closers, func() { _ = dev.Close() })
+	return i.sync(dev)
+}
+
+func (i *Instance) openDevice(path string, o blockdev.Options) (blockdev.Device, error) {
+	dev, err := blockdev.Open(path, i.engine, o)
+	if err != nil {
+		return nil, fail(ExitMount, err)
+	}
+	if f, ok := dev.(*blockdev.File); ok {
+		for _, note := range f.Notes() {
+			i.log.Info(note, "source", path)
+		}
+	}
+	return dev, nil
+}
+
+// openVolume reads the superblock and recovers the journal.
+func (i *Instance) openVolume(storage *blockdev.Sync) (err error) {
+	o := i.config.Options
+	super := ext4.OpenOptions{Super: o.Super}
+	if i.vol, err = ext4.Open(storage, i.dev.Size(), super); err != nil {
+		return err
+	}
+	dirty := recovery.NeedsRecovery(i.vol) && !o.NoRecovery
+	how := recovery.Options{NoRecovery: o.NoRecovery, Super: o.Super}
+	if dirty {
+		if storage, err = i.openSource(false); err != nil {
+			return err
+		}
+		if how.Journal, err = i.openJournal(); err != nil {
+			return err
+		}
+	}
+	how.ReadOnly = i.dev.ReadOnly() && dirty
+	report, err := recovery.Recover(storage, i.vol, how)
+	if err != nil {
+		return err
+	}
+	if report.Replayed || report.Skipped {
+		i.log.Info(report.String(), "source", i.config.Source)
+	}
+	if report.Replayed {
+		if i.vol, err = ext4.Open(storage, i.dev.Size(), super); err != nil {
+			return fmt.Errorf("after the replay of the journal: %w", err)
+		}
+	}
+	return i.inspect(storage)
+}
+
+// sync gives a device to code that may block.
+func (i *Instance) sync(dev blockdev.Device) (*blockdev.Sync, error) {
+	p, err := blockdev.NewProvider(i.loop, dev)
+	if err != nil {
+		return nil, fail(ExitSystem, err)
+	}
+	return p.Sync(), nil
+}
+
+// inspect looks at what a mount has to know of the filesystem beyond its superblock.
+func (i *Instance) inspect(storage *blockdev.Sync) error {
+	src := ext4.NewReaderSource(storage, i.vol.BlockBits)
+	var in ext4.Inode
+	if err := i.vol.ReadInode(src, ext4.RootIno, &in); err != nil {
+		return fmt.Errorf("the root directory cannot be read: %w", err)
+	}
+	if !in.IsDir() {
+		return errors.New("the root is not a directory")
+	}
+	journal := uint64(0)
+	if ino := i.vol.JournalInode(); ino != 0 && i.vol.HasCompat(ext4.CompatHasJournal) {
+		if err := i.vol.ReadInode(src, ino, &in); err == nil {
+			journal = in.Size >> i.vol.BlockBits
+		}
+	}
+	i.vol.SetOverhead(journal)
+	for _, warning := range i.vol.Warnings {
+		i.log.Warn(warning, "source", i.config.Source)
+	}
+	if i.vol.HasErrors() {
+		i.log.Warn("the filesystem has errors: check it with e2fsck", "source", i.config.Source)
+	}
+	if reasons := i.vol.ReadOnlyReasons(); len(reasons) > 0 {
+		i.log.Info("features that can only be read: "+strings.Join(reasons, ", "),
+			"source", i.config.Source)
+	}
+	return nil
+}
+
+// Close gives back everything that Open took. The loop does not run.
+func (i *Instance) Close() {
+	for n := len(i.closers); n > 0; n-- {
+		i.closers[n-1]()
+	}
+	i.closers = nil
+}

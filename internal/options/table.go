@@ -1,0 +1,190 @@
+package options
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+)
+
+var errUnknown = errors.New("not known")
+
+// row says what one option does: it sets something, is ignored, or is refused with a reason.
+type row struct {
+	arg     bool // needs a value
+	ignored bool
+	refused string
+	set     func(o *Options, value string) error
+}
+
+// table has every option there is, by name.
+var table = map[string]row{}
+
+func flag(names string, set func(o *Options)) {
+	for _, name := range strings.Fields(names) {
+		table[name] = row{set: func(o *Options, _ string) error { set(o); return nil }}
+	}
+}
+
+func value(names string, set func(o *Options, v string) error) {
+	for _, name := range strings.Fields(names) {
+		table[name] = row{arg: true, set: set}
+	}
+}
+
+func ignore(names string) {
+	for _, name := range strings.Fields(names) {
+		table[name] = row{ignored: true}
+	}
+}
+
+func refuse(names, why string) {
+	for _, name := range strings.Fields(names) {
+		table[name] = row{refused: why}
+	}
+}
+
+func init() {
+	initFilesystem()
+	initFuse()
+	// Harmless: they ask for what is always so, or say something to mount(8) and fstab only.
+	ignore("defaults async user users nouser owner group nofail auto noauto _netdev user_xattr " +
+		"noblock_validity block_validity nodelalloc delalloc directio kernel_cache auto_cache " +
+		"iversion noiversion mand nomand silent loud comment relatime norelatime strictatime " +
+		"atime nostrictatime diratime nodiratime lazytime nolazytime sync dirsync " +
+		"big_writes large_read hard_remove use_ino readdir_ino no_splice_read splice_read " +
+		"drop_privileges journal_checksum nojournal_checksum journal_async_commit " +
+		"debug init_itable noinit_itable max_dir_size_kb auto_da_alloc noauto_da_alloc " +
+		"grpid nogrpid bsdgroups sysvgroups resuid resgid stripe inode_readahead_blks " +
+		"max_batch_time min_batch_time journal_ioprio commit barrier nobarrier discard nodiscard " +
+		"data data_err errors quota usrquota grpquota prjquota noquota dioread_lock " +
+		"dioread_nolock nouid32 oldalloc orlov i_version mblk_io_submit nomblk_io_submit")
+	refuse("dax nodax", "there is no memory to map through FUSE")
+	refuse("test_dummy_encryption", "for the kernel's own tests")
+	refuse("remount", "unmount and mount again instead")
+	refuse("bind rbind move", "not a filesystem to be mounted elsewhere")
+}
+
+// initFilesystem has the options of ext4(5) and fuse2fs.
+func initFilesystem() {
+	flag("ro", func(o *Options) { o.ReadOnly = true })
+	flag("rw", func(o *Options) { o.ReadOnly = false })
+	flag("norecovery noload", func(o *Options) { o.NoRecovery = true })
+	flag("minixdf", func(o *Options) { o.MinixDF = true })
+	flag("bsddf", func(o *Options) { o.MinixDF = false })
+	flag("acl", func(o *Options) { o.NoACL = false })
+	flag("noacl", func(o *Options) { o.NoACL = true })
+	flag("fakeroot", func(o *Options) { o.Fakeroot = true })
+	flag("kernel", func(o *Options) {
+		o.AllowOther, o.NoDev, o.NoSuid, o.NoACL = true, false, false, false
+	})
+	value("offset", func(o *Options, v string) error { return size(v, 1<<62, &o.Offset) })
+	value("sb", func(o *Options, v string) error { // in units of 1 KiB
+		n, err := strconv.ParseInt(v, 0, 64)
+		if err != nil || n < 0 || n > 1<<52 {
+			return fmt.Errorf("not a block number")
+		}
+		o.Super = n * 1024
+		return nil
+	})
+	value("partition", func(o *Options, v string) error {
+		n, err := strconv.ParseUint(v, 10, 16)
+		if err != nil || n == 0 {
+			return fmt.Errorf("not a partition number")
+		}
+		o.Partition = int(n)
+		return nil
+	})
+	value("cache_size", func(o *Options, v string) error {
+		n := int64(0)
+		err := size(v, 1<<40, &n)
+		o.CacheSize = int(n)
+		return err
+	})
+	value("journal_path journal_dev", func(o *Options, v string) error {
+		o.Journal = v
+		return nil
+	})
+	value("io", func(o *Options, v string) error {
+		if v != "auto" && v != "uring" && v != "aio" {
+			return fmt.Errorf("must be auto, uring or aio")
+		}
+		o.IO = v
+		return nil
+	})
+	value("lockfile", func(o *Options, v string) error { o.LockFile = v; return nil })
+	value("log", func(o *Options, v string) error { o.Log = v; return nil })
+}
+
+// initFuse has the options of libfuse and of every mount.
+func initFuse() {
+	flag("dev", func(o *Options) { o.NoDev = false })
+	flag("nodev", func(o *Options) { o.NoDev = true })
+	flag("suid", func(o *Options) { o.NoSuid = false })
+	flag("nosuid", func(o *Options) { o.NoSuid = true })
+	flag("exec", func(o *Options) { o.NoExec = false })
+	flag("noexec", func(o *Options) { o.NoExec = true })
+	flag("noatime", func(o *Options) { o.NoAtime = true })
+	flag("allow_other", func(o *Options) { o.AllowOther = true })
+	flag("allow_root", func(o *Options) { o.AllowRoot = true })
+	flag("default_permissions", func(*Options) {}) // always, but for fakeroot
+	flag("auto_unmount", func(o *Options) { o.AutoUnmount = true })
+	value("fsname", func(o *Options, v string) error { o.FSName = v; return nil })
+	value("subtype", func(o *Options, v string) error { o.Subtype = v; return nil })
+	value("setuid", func(o *Options, v string) error { o.SetUser = v; return nil })
+	value("uid", func(o *Options, v string) error { o.SetUID = true; return id(v, 10, &o.UID) })
+	value("gid", func(o *Options, v string) error { o.SetGID = true; return id(v, 10, &o.GID) })
+	value("umask", func(o *Options, v string) error {
+		if err := id(v, 8, &o.Umask); err != nil || o.Umask > 0o777 {
+			return fmt.Errorf("not an octal mask of permissions")
+		}
+		return nil
+	})
+	value("max_read", func(o *Options, v string) error {
+		n := int64(0)
+		err := size(v, math.MaxUint32, &n)
+		o.MaxRead = uint32(n)
+		return err
+	})
+	value("entry_timeout", func(o *Options, v string) error {
+		return seconds(v, &o.EntryTimeout)
+	})
+	value("attr_timeout", func(o *Options, v string) error { return seconds(v, &o.AttrTimeout) })
+	value("negative_timeout", func(o *Options, v string) error { return seconds(v, &o.NegativeTimeout) })
+}
+
+// size parses a number of bytes with an optional k, m or g.
+func size(s string, most int64, to *int64) error {
+	digits, shift := s, 0
+	if n := len(s); n > 0 {
+		if at := strings.IndexByte("kmgt", s[n-1]|0x20); at >= 0 {
+			digits, shift = s[:n-1], 10*(at+1)
+		}
+	}
+	n, err := strconv.ParseInt(digits, 0, 64)
+	if err != nil || n < 0 || n > most>>shift {
+		return fmt.Errorf("not a size in bytes (k, m, g may follow the number)")
+	}
+	*to = n << shift
+	return nil
+}
+
+func id(s string, base int, to *uint32) error {
+	n, err := strconv.ParseUint(s, base, 32)
+	if err != nil {
+		return fmt.Errorf("not a number")
+	}
+	*to = uint32(n)
+	return nil
+}
+
+func seconds(s string, to *time.Duration) error {
+	n, err := strconv.ParseFloat(s, 64)
+	if err != nil || !(n >= 0) {
+		return fmt.Errorf("not a number of seconds")
+	}
+	*to = time.Duration(min(n, 1e9) * float64(time.Second))
+	return nil
+}
