@@ -62,6 +62,7 @@ type access struct {
 	short  bool  // it was cut
 	// The piece: bytes [at, at+n) of the device, within whole sectors [low, low+span).
 	at, n, low, span int64
+	old              int64 // how much of span has been read for a read-modify-write
 }
 
 // NewProvider registers a provider for dev with l. EINVAL: the sectors are larger than 64 KiB.
@@ -215,7 +216,7 @@ func (p *Provider) bounced(s asyncq.Slot, d *asyncq.Desc, a *access, left int64)
 		d.Stage = accessBounced
 		p.submit(s, asyncq.IO{Op: asyncq.OpRead, Off: a.low, Buf: p.window(a)})
 	case partial:
-		d.Stage, p.rmw, a.alone = accessFilled, true, true
+		d.Stage, p.rmw, a.alone, a.old = accessFilled, true, true, 0
 		p.submit(s, asyncq.IO{Op: asyncq.OpRead, Off: a.low, Buf: p.window(a)})
 	default:
 		a.shared = true
@@ -229,15 +230,20 @@ func (p *Provider) window(a *access) []byte {
 	return p.bounce[int(a.bounce-1)*bounceSize:][:a.span:a.span]
 }
 
-// filled goes on when the old contents of the sectors have come.
+// filled goes on when old contents of the sectors have come, all of them or the first.
 func (p *Provider) filled(s asyncq.Slot, d *asyncq.Desc, a *access) unix.Errno {
 	if a.res < 0 {
 		return unix.Errno(-a.res)
 	}
-	if int64(a.res) < a.span {
+	n := int64(a.res) &^ (p.sector - 1)
+	if n == 0 {
 		return unix.EIO
 	}
-	p.writeBounce(s, d, a)
+	if a.old += n; a.old >= a.span {
+		p.writeBounce(s, d, a)
+		return 0
+	}
+	p.submit(s, asyncq.IO{Op: asyncq.OpRead, Off: a.low + a.old, Buf: p.window(a)[a.old:]})
 	return 0
 }
 

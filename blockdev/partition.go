@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/diskfs/go-diskfs/backend"
@@ -50,12 +51,15 @@ func ReadPartitions(r io.ReaderAt, total, sector int64) ([]Partition, error) {
 	if err != nil {
 		return nil, errNoTable
 	}
-	for _, p := range table.Partitions {
-		if p.Type == mbr.GPTProtective {
-			return readGPT(disk, sectors)
-		}
+	protective := func(p *mbr.Partition) bool { return p.Type == mbr.GPTProtective }
+	var all []Partition
+	if slices.ContainsFunc(table.Partitions, protective) {
+		all, err = readGPT(disk, sectors)
+	} else {
+		all, err = readMBR(disk, table, sectors[0])
 	}
-	return readMBR(disk, table, sectors[0])
+	slices.SortFunc(all, func(a, b Partition) int { return a.Number - b.Number })
+	return all, err
 }
 
 func readGPT(d *disk, sectors []int64) (all []Partition, err error) {

@@ -7,7 +7,6 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -24,41 +23,36 @@ type MountOptions struct {
 	ReadOnly, NoDev, NoSuid, NoExec, NoAtime bool
 	// AllowOther lets other users in; DefaultPermissions has the kernel check modes and ACLs.
 	AllowOther, DefaultPermissions bool
-	// AutoUnmount has fusermount3 unmount when this process ends, however it ends.
-	AutoUnmount bool
 	// MaxRead limits the size of reads in bytes, 0 for no limit.
 	MaxRead uint32
+	// OwnerUID and OwnerGID are who may use the mount if not AllowOther. They are this process's
+	// own unless root mounts for somebody else.
+	OwnerUID, OwnerGID int
 }
 
 // ErrNoFuse says that /dev/fuse cannot be opened: the machine has no FUSE, or forbids it.
 var ErrNoFuse = errors.New("/dev/fuse")
 
-// Mounted is a mount that is being served.
+// Mounted is a mount that can be served.
 type Mounted struct {
 	// FD is the descriptor of /dev/fuse.
 	FD int
-	// watch is the socket to a fusermount3 that waits for our end (AutoUnmount).
-	watch *os.File
+	// Passed says that FD came with the mountpoint: whoever opened it unmounts.
+	Passed bool
+	// Note is what fusermount3 remarked, in one line: options that it left out, for example.
+	Note string
 }
 
 // Mount mounts: by mount(2) where that is permitted, else by fusermount3. Errors are one line
 // that names the mountpoint.
 func Mount(o MountOptions) (*Mounted, error) {
 	if fd, ok := passedFD(o.Mountpoint); ok {
-		if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != nil {
-			return nil, fmt.Errorf("%s: %w", o.Mountpoint, err)
-		}
-		unix.CloseOnExec(fd)
-		return &Mounted{FD: fd}, nil
+		return takePassed(o.Mountpoint, fd)
 	}
-	var st unix.Stat_t
-	if err := unix.Stat(o.Mountpoint, &st); err != nil {
-		return nil, fmt.Errorf("mountpoint %s: %w", o.Mountpoint, err)
+	if err := checkMountpoint(o.Mountpoint); err != nil {
+		return nil, err
 	}
-	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
-		return nil, fmt.Errorf("mountpoint %s: %w", o.Mountpoint, unix.ENOTDIR)
-	}
-	if os.Geteuid() != 0 || o.AutoUnmount {
+	if os.Geteuid() != 0 {
 		return helperMount(o)
 	}
 	m, err := directMount(o)
@@ -68,6 +62,23 @@ func Mount(o MountOptions) (*Mounted, error) {
 		}
 	}
 	return m, err
+}
+
+// checkMountpoint wants a directory: the root of an ext4 filesystem is one.
+func checkMountpoint(path string) error {
+	var st unix.Stat_t
+	err := unix.Stat(path, &st)
+	switch {
+	case err == unix.ENOTCONN:
+		return fmt.Errorf("mountpoint %s: a mount whose daemon has died is still there: "+
+			"unmount it first", path)
+	case err == nil && st.Mode&unix.S_IFMT != unix.S_IFDIR:
+		err = unix.ENOTDIR
+	}
+	if err != nil {
+		return fmt.Errorf("mountpoint %s: %w", path, err)
+	}
+	return nil
 }
 
 // passedFD resolves /dev/fd/N.
@@ -80,14 +91,31 @@ func passedFD(mountpoint string) (fd int, ok bool) {
 	return fd, err == nil && fd >= 0
 }
 
-// directMount mounts by mount(2).
+// fuseMajor and fuseMinor are the numbers of /dev/fuse.
+const fuseMajor, fuseMinor = 10, 229
+
+// takePassed takes a descriptor that somebody else has opened and mounted.
+func takePassed(path string, fd int) (*Mounted, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return nil, fmt.Errorf("mountpoint %s: %w", path, err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != unix.Mkdev(fuseMajor, fuseMinor) {
+		return nil, fmt.Errorf("mountpoint %s: not an open /dev/fuse", path)
+	}
+	unix.CloseOnExec(fd)
+	return &Mounted{FD: fd, Passed: true}, nil
+}
+
+// directMount mounts by mount(2). NB: as "fuse", for block devices too; see
+// docs/design/004-fuseblk.md.
 func directMount(o MountOptions) (*Mounted, error) {
 	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNoFuse, err)
 	}
-	data := fmt.Sprintf("fd=%d,rootmode=40000,user_id=%d,group_id=%d", fd, os.Getuid(),
-		os.Getgid())
+	data := fmt.Sprintf("fd=%d,rootmode=40000,user_id=%d,group_id=%d", fd, o.OwnerUID,
+		o.OwnerGID)
 	for _, word := range o.kernelWords() {
 		data += "," + word
 	}
@@ -95,7 +123,11 @@ func directMount(o MountOptions) (*Mounted, error) {
 	for _, f := range o.flags() {
 		flags |= f.bit
 	}
-	if err := unix.Mount(o.Source, o.Mountpoint, "fuse."+o.Subtype, flags, data); err != nil {
+	kind := "fuse"
+	if o.Subtype != "" {
+		kind += "." + o.Subtype
+	}
+	if err := unix.Mount(o.Source, o.Mountpoint, kind, flags, data); err != nil {
 		_ = unix.Close(fd)
 		return nil, fmt.Errorf("mounting on %s: %w", o.Mountpoint, err)
 	}
@@ -138,134 +170,4 @@ func (o *MountOptions) flags() (flags []mountFlag) {
 		}
 	}
 	return flags
-}
-
-// helper is the set-user-ID program that mounts for ordinary users.
-const helper = "fusermount3"
-
-// helperMount has fusermount3 mount; it sends the descriptor over a socket.
-func helperMount(o MountOptions) (*Mounted, error) {
-	path, err := exec.LookPath(helper)
-	if err != nil {
-		return nil, fmt.Errorf("mounting without root needs %s (package fuse3): %w", helper,
-			unix.EPERM)
-	}
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("socketpair: %w", err)
-	}
-	ours, theirs := os.NewFile(uintptr(pair[0]), "fusermount"), os.NewFile(uintptr(pair[1]), "")
-	words := append(o.kernelWords(), "fsname="+escapeOption(o.Source), "subtype="+o.Subtype)
-	for _, f := range o.flags() {
-		words = append(words, f.word)
-	}
-	if o.AutoUnmount {
-		words = append(words, "auto_unmount")
-	}
-	var said strings.Builder
-	cmd := exec.Command(path, "-o", strings.Join(words, ","), "--", o.Mountpoint)
-	cmd.Env = append(os.Environ(), "_FUSE_COMMFD=3")
-	cmd.ExtraFiles = []*os.File{theirs}
-	// NB: with auto_unmount it stays, and a pipe would be waited for.
-	if !o.AutoUnmount {
-		cmd.Stderr = &said
-	}
-	err = cmd.Start()
-	_ = theirs.Close()
-	if err != nil {
-		_ = ours.Close()
-		return nil, fmt.Errorf("%s: %w", helper, err)
-	}
-	fd, err := receiveFD(pair[0])
-	if !o.AutoUnmount || err != nil {
-		_ = cmd.Wait()
-	}
-	if err != nil {
-		_ = ours.Close()
-		if line := firstLine(said.String()); line != "" {
-			return nil, errors.New(line)
-		}
-		return nil, fmt.Errorf("%s did not mount on %s: %w", helper, o.Mountpoint, err)
-	}
-	if !o.AutoUnmount {
-		_ = ours.Close()
-		ours = nil
-	}
-	return &Mounted{FD: fd, watch: ours}, nil
-}
-
-// escapeOption protects commas and backslashes from fusermount3.
-func escapeOption(s string) string {
-	return strings.NewReplacer(`\`, `\\`, ",", `\,`).Replace(s)
-}
-
-func firstLine(s string) string {
-	line, _, _ := strings.Cut(strings.TrimSpace(s), "\n")
-	return line
-}
-
-// receiveFD takes the descriptor that comes over a socket.
-func receiveFD(socket int) (int, error) {
-	var byteBuf [1]byte
-	oob := make([]byte, unix.CmsgSpace(4))
-	for {
-		n, oobn, _, _, err := unix.Recvmsg(socket, byteBuf[:], oob, unix.MSG_CMSG_CLOEXEC)
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil {
-			return -1, err
-		}
-		if n == 0 {
-			return -1, unix.ECONNRESET
-		}
-		messages, err := unix.ParseSocketControlMessage(oob[:oobn])
-		if err != nil || len(messages) == 0 {
-			return -1, unix.EBADMSG
-		}
-		fds, err := unix.ParseUnixRights(&messages[0])
-		if err != nil || len(fds) == 0 {
-			return -1, unix.EBADMSG
-		}
-		return fds[0], nil
-	}
-}
-
-// Unmount unmounts mountpoint: by umount(2) or fusermount3. lazy detaches it at once and lets the
-// filesystem live until nobody uses it any more. EBUSY: it is in use.
-func Unmount(mountpoint string, lazy bool) error {
-	flags := unix.UMOUNT_NOFOLLOW
-	if lazy {
-		flags |= unix.MNT_DETACH
-	}
-	err := unix.Unmount(mountpoint, flags)
-	if err == nil || err != unix.EPERM {
-		return err
-	}
-	args := []string{"-u", "-q", "--", mountpoint}
-	if lazy {
-		args[0] = "-uz"
-	}
-	out, err := exec.Command(helper, args...).CombinedOutput()
-	if err == nil {
-		return nil
-	}
-	if m, findErr := FindMount(mountpoint); findErr == nil && m == nil {
-		return unix.EINVAL // not mounted
-	}
-	if line := firstLine(string(out)); line != "" && !strings.Contains(line, "busy") {
-		return errors.New(line)
-	}
-	return unix.EBUSY
-}
-
-// UnmountRetry unmounts, and tries again for as long as the mount is in use, at most for patience:
-// programs that have just ended or looked at it (desktop indexers) hold it for a moment.
-func UnmountRetry(mountpoint string, patience time.Duration) error {
-	for end := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
-		err := Unmount(mountpoint, false)
-		if !errors.Is(err, unix.EBUSY) || time.Now().After(end) {
-			return err
-		}
-	}
 }

@@ -3,10 +3,13 @@ package fusefs
 import (
 	"bufio"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // MountInfo is what /proc/self/mountinfo tells of a mount.
@@ -15,30 +18,60 @@ type MountInfo struct {
 	Mountpoint string
 	Type       string
 	Source     string
+	Super      string // options of the filesystem, as the kernel prints them
 }
 
 // FindMount returns the topmost mount whose mountpoint is path, nil if there is none.
 func FindMount(path string) (*MountInfo, error) {
-	abs, err := filepath.Abs(path)
+	abs, err := mountpointPath(path)
 	if err != nil {
 		return nil, err
-	}
-	// NB: not EvalSymlinks of the whole path: that would stat a mount whose daemon is dead.
-	if dir, err := filepath.EvalSymlinks(filepath.Dir(abs)); err == nil && abs != "/" {
-		abs = filepath.Join(dir, filepath.Base(abs))
 	}
 	file, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
 		return nil, err
 	}
 	defer file.Close()
-	var found *MountInfo
-	for lines := bufio.NewScanner(file); lines.Scan(); {
-		if m := parseMountInfo(lines.Text()); m != nil && m.Mountpoint == abs {
+	return scanMounts(file, abs)
+}
+
+// mountpointPath returns path without symbolic links, as mountinfo shows it. NB: not by way of
+// EvalSymlinks of the whole, which would stat a mount whose daemon is dead or hangs. Reading a
+// link does not ask the daemon.
+func mountpointPath(path string) (string, error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return "", err
+	}
+	for range linksMax {
+		if dir, err := filepath.EvalSymlinks(filepath.Dir(abs)); err == nil && abs != "/" {
+			abs = filepath.Join(dir, filepath.Base(abs))
+		}
+		target, err := os.Readlink(abs)
+		if err != nil {
+			return abs, nil
+		}
+		if !filepath.IsAbs(target) {
+			target = filepath.Join(filepath.Dir(abs), target)
+		}
+		abs = filepath.Clean(target)
+	}
+	return "", &os.PathError{Op: "open", Path: path, Err: unix.ELOOP}
+}
+
+// linksMax is how many symbolic links the kernel follows.
+const linksMax = 40
+
+// scanMounts looks for the last mount on path in a mountinfo file.
+func scanMounts(file io.Reader, path string) (found *MountInfo, err error) {
+	lines := bufio.NewScanner(file)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		if m := parseMountInfo(lines.Text()); m != nil && m.Mountpoint == path {
 			found = m
 		}
 	}
-	return found, nil
+	return found, lines.Err()
 }
 
 // parseMountInfo parses a line: ID, parent, device, root, mountpoint, options, optional fields,
@@ -49,8 +82,23 @@ func parseMountInfo(line string) *MountInfo {
 	if !ok || len(left) < 6 || len(right) < 2 {
 		return nil
 	}
-	return &MountInfo{Device: left[2], Mountpoint: unescapeOctal(left[4]), Type: right[0],
+	m := &MountInfo{Device: left[2], Mountpoint: unescapeOctal(left[4]), Type: right[0],
 		Source: unescapeOctal(right[1])}
+	if len(right) > 2 {
+		m.Super = right[2]
+	}
+	return m
+}
+
+// Owner returns the user for whom a FUSE mount was made; ok is false if it is none.
+func (m *MountInfo) Owner() (uid uint32, ok bool) {
+	for _, word := range strings.Split(m.Super, ",") {
+		if v, found := strings.CutPrefix(word, "user_id="); found {
+			n, err := strconv.ParseUint(v, 10, 32)
+			return uint32(n), err == nil
+		}
+	}
+	return 0, false
 }
 
 // unescapeOctal turns \040 and its like into the characters they stand for.

@@ -45,6 +45,8 @@ type Config struct {
 	MinixDF bool
 	// Override changes what Attr says of owner and mode.
 	Override Override
+	// Fakeroot has access(2) answered for everybody as for root.
+	Fakeroot bool
 }
 
 // Override replaces owners and permissions for all inodes: options uid=, gid=, umask=.

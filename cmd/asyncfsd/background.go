@@ -3,13 +3,12 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"log/syslog"
-	"net"
 	"os"
 	"os/exec"
-	"os/user"
+	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -19,118 +18,92 @@ import (
 	"asyncfsd/internal/daemon"
 )
 
-// statusEnv tells the background process on which descriptor its parent waits.
-const statusEnv = "ASYNCFSD_STATUS_FD"
-
-// ok is what the background process writes when the mount works; everything else is an exit code
-// and a message.
-const ok = "ok"
-
 // parent starts the same command in the background and waits until it says how it went.
 func parent(c daemon.Config) error {
-	r, w, err := os.Pipe()
+	cmd, err := again()
 	if err != nil {
-		return &daemon.Error{Code: daemon.ExitSystem, Err: err}
+		return err
 	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	cmd.ExtraFiles = passed(c.Source, c.Mountpoint)
+	pipe, err := startReporting(cmd)
+	if err != nil {
+		return err
+	}
+	defer pipe.Close()
+	switch err := await(pipe, say); {
+	case err == nil:
+		return cmd.Process.Release()
+	case errors.Is(err, errSilent):
+		return &daemon.Error{Code: daemon.ExitSystem, Err: fmt.Errorf("%w: %v", err, cmd.Wait())}
+	default:
+		_ = cmd.Wait() // the mount is gone when it has ended
+		return err
+	}
+}
+
+// again is this command once more.
+func again() (*exec.Cmd, error) {
 	exe, err := os.Executable()
 	if err != nil {
-		return &daemon.Error{Code: daemon.ExitSystem, Err: err}
+		return nil, &daemon.Error{Code: daemon.ExitSystem, Err: err}
 	}
 	cmd := exec.Command(exe, os.Args[1:]...)
 	cmd.Args[0] = os.Args[0]
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	cmd.ExtraFiles = append(passed(c.Source, c.Mountpoint), w)
-	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%d", statusEnv, 2+len(cmd.ExtraFiles)))
-	err = cmd.Start()
-	_ = w.Close()
-	if err != nil {
-		return &daemon.Error{Code: daemon.ExitSystem, Err: err}
-	}
-	said, err := io.ReadAll(r)
-	if string(said) == ok {
-		return cmd.Process.Release()
-	}
-	waitErr := cmd.Wait()
-	code, message, found := strings.Cut(string(said), " ")
-	n, convErr := strconv.Atoi(code)
-	if err != nil || !found || convErr != nil {
-		return &daemon.Error{Code: daemon.ExitSystem,
-			Err: fmt.Errorf("the background process ended unexpectedly: %v", waitErr)}
-	}
-	return &daemon.Error{Code: n, Err: errors.New(message)}
+	cmd.Env = os.Environ()
+	return cmd, nil
 }
 
-// passed returns the open descriptors from 3 on up to the last that an argument names as
-// /dev/fd/N, so that the background process has them under the same numbers.
-func passed(args ...string) (files []*os.File) {
-	last := 2
-	for _, arg := range args {
-		if n, err := strconv.Atoi(strings.TrimPrefix(arg, "/dev/fd/")); err == nil {
-			last = max(last, n)
-		}
+// startReporting starts a command with a pipe for its report as its last descriptor.
+func startReporting(cmd *exec.Cmd) (pipe *os.File, err error) {
+	r, w, err := os.Pipe()
+	if err == nil {
+		cmd.ExtraFiles = append(cmd.ExtraFiles, w)
+		cmd.Env = append(cmd.Env, fmt.Sprintf("%s=%d", statusEnv, 2+len(cmd.ExtraFiles)))
+		err = cmd.Start()
+		_ = w.Close()
 	}
-	for fd := 3; fd <= last; fd++ {
-		if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != nil {
-			fd, _ := os.Open(os.DevNull) // a hole: keep the numbers
-			files = append(files, fd)
+	if err != nil {
+		return nil, &daemon.Error{Code: daemon.ExitSystem, Err: err}
+	}
+	return r, nil
+}
+
+// passed returns the open descriptors that arguments name as /dev/fd/N, N > 2, at place N-3 for
+// the background process to have them under the same numbers.
+func passed(args ...string) (files []*os.File) {
+	var named []int
+	for _, arg := range args {
+		text, ok := strings.CutPrefix(arg, "/dev/fd/")
+		n, err := strconv.Atoi(text)
+		if !ok || err != nil || n < 3 {
 			continue
 		}
-		files = append(files, os.NewFile(uintptr(fd), "passed"))
+		if _, err := unix.FcntlInt(uintptr(n), unix.F_GETFD, 0); err == nil {
+			named = append(named, n)
+		}
 	}
-	return files
-}
-
-// statusPipe returns where the parent waits, nil if this is not the background process.
-func statusPipe() *os.File {
-	fd, err := strconv.Atoi(os.Getenv(statusEnv))
-	if err != nil {
+	if len(named) == 0 {
 		return nil
 	}
-	_ = os.Unsetenv(statusEnv)
-	unix.CloseOnExec(fd)
-	return os.NewFile(uintptr(fd), "status")
-}
-
-// child mounts and serves in the background. What goes wrong before the mount works goes to the
-// parent, what goes wrong later to the log.
-func child(c daemon.Config, status *os.File) error {
-	log, err := backgroundLog(c.Options.Log)
-	if err == nil {
-		c.Log = log
-		working := false
-		err = serve(c, func() {
-			working = true
-			_ = os.Chdir("/") // keep no other filesystem busy
-			_, _ = status.WriteString(ok)
-			_ = status.Close()
-		})
-		if working {
-			if err != nil {
-				c.Log.Error("ended", "err", err)
-			}
-			return err
+	for fd := 3; fd <= slices.Max(named); fd++ {
+		file, _ := os.Open(os.DevNull) // NB: a hole, to keep the numbers
+		if slices.Contains(named, fd) {
+			file = os.NewFile(uintptr(fd), "passed")
 		}
-		if err == nil {
-			err = errors.New("unmounted before it worked")
-		}
+		files = append(files, file)
 	}
-	code := daemon.ExitSystem
-	var e *daemon.Error
-	if errors.As(err, &e) {
-		code = e.Code
-	}
-	_, _ = fmt.Fprintf(status, "%d %v", code, err)
-	_ = status.Close()
-	return err
+	return files
 }
 
 // backgroundLog is where messages go: a file, the system's log, or nowhere.
 func backgroundLog(path string) (*slog.Logger, error) {
 	if path != "" {
-		f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+		f, err := openLog(path)
 		if err != nil {
-			return nil, &daemon.Error{Code: daemon.ExitMount, Err: fmt.Errorf("log: %w", err)}
+			return nil, err
 		}
+		_ = debug.SetCrashOutput(f, debug.CrashOptions{})
 		return slog.New(slog.NewTextHandler(f, nil)), nil
 	}
 	w, err := syslog.New(syslog.LOG_DAEMON|syslog.LOG_INFO, "asyncfsd")
@@ -140,41 +113,10 @@ func backgroundLog(path string) (*slog.Logger, error) {
 	return slog.New(slog.NewTextHandler(w, nil)), nil
 }
 
-// notifySystemd tells a supervisor that the mount works (sd_notify(3)).
-func notifySystemd() {
-	path := os.Getenv("NOTIFY_SOCKET")
-	if path == "" {
-		return
-	}
-	conn, err := net.Dial("unixgram", path)
+func openLog(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
-		return
+		return nil, &daemon.Error{Code: daemon.ExitMount, Err: fmt.Errorf("log: %w", err)}
 	}
-	defer conn.Close()
-	_, _ = io.WriteString(conn, "READY=1")
-}
-
-// become gives up root for the user that setuid= names.
-func become(name string) error {
-	if name == "" {
-		return nil
-	}
-	u, err := user.Lookup(name)
-	if err != nil {
-		u, err = user.LookupId(name)
-	}
-	if err == nil {
-		uid, _ := strconv.Atoi(u.Uid)
-		gid, _ := strconv.Atoi(u.Gid)
-		if err = syscall.Setgroups([]int{gid}); err == nil {
-			err = syscall.Setgid(gid)
-		}
-		if err == nil {
-			err = syscall.Setuid(uid)
-		}
-	}
-	if err != nil {
-		return &daemon.Error{Code: daemon.ExitSystem, Err: fmt.Errorf("setuid=%s: %w", name, err)}
-	}
-	return nil
+	return f, nil
 }

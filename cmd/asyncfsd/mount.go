@@ -19,108 +19,128 @@ import (
 // mountCommand is the command line of a mount.
 type mountCommand struct {
 	lists      []string
-	kind       string
-	verbose    bool
 	foreground bool
 	debug      bool
+	fake       bool
+	sloppy     bool
+	// logged says that stderr is the file of the option log=.
+	logged bool
 }
 
 func (m *mountCommand) run(_ *cobra.Command, args []string) error {
 	c, err := m.config(args)
-	if err != nil {
+	if err != nil || m.fake {
 		return err
 	}
-	if m.foreground || m.debug {
-		level := slog.LevelInfo
-		if m.debug {
-			level = slog.LevelDebug
+	status := inheritedStatus()
+	switch {
+	case m.foreground || m.debug || m.logged:
+		c.Log = m.foregroundLog()
+	case status == nil:
+		return parent(c)
+	default:
+		if c.Log, err = backgroundLog(c.Options.Log); err != nil {
+			return status.failed(err)
 		}
-		c.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
-		return serve(c, notifySystemd)
 	}
-	if status := statusPipe(); status != nil {
-		return child(c, status)
+	if status == nil {
+		return work(c, &report{})
 	}
-	return parent(c)
+	c.Notice = status.note
+	return status.failed(work(c, status))
+}
+
+// work mounts and serves until the end, by way of another process if that is to have fewer rights
+// or to be watched.
+func work(c daemon.Config, r *report) error {
+	if o := c.Options; o.SetUser != "" || o.DropPrivileges || o.AutoUnmount {
+		return monitor(c, r)
+	}
+	return serve(c, r)
+}
+
+func (m *mountCommand) foregroundLog() *slog.Logger {
+	level := slog.LevelInfo
+	if m.debug {
+		level = slog.LevelDebug
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 }
 
 // config makes a mount of the command line. Errors are of usage.
-func (m *mountCommand) config(args []string) (daemon.Config, error) {
+func (m *mountCommand) config(args []string) (c daemon.Config, err error) {
 	o := options.New()
+	o.Sloppy = m.sloppy
 	for _, list := range m.lists {
 		if err := o.Add(list); err != nil {
-			return daemon.Config{}, err
+			return c, err
 		}
 	}
 	if err := o.Finish(); err != nil {
-		return daemon.Config{}, err
+		return c, err
 	}
 	if len(args) != 2 {
-		return daemon.Config{}, fmt.Errorf("needs SOURCE and MOUNTPOINT, has %d arguments; "+
-			"see asyncfsd --help", len(args))
+		return c, fmt.Errorf("needs SOURCE and MOUNTPOINT, has %d arguments; see asyncfsd --help",
+			len(args))
 	}
-	source := strings.TrimPrefix(args[0], "asyncfsd#")
-	source, err := filepath.Abs(source)
-	if err != nil {
-		return daemon.Config{}, err
+	// NB: the background process changes its directory.
+	c = daemon.Config{Source: strings.TrimPrefix(args[0], "asyncfsd#"), Mountpoint: args[1],
+		Options: o}
+	m.logged = served(&c)
+	for _, path := range []*string{&c.Source, &c.Mountpoint, &o.Journal, &o.LockFile, &o.Log} {
+		if *path == "" {
+			continue
+		}
+		if *path, err = filepath.Abs(*path); err != nil {
+			return c, err
+		}
 	}
-	mountpoint, err := filepath.Abs(args[1])
-	return daemon.Config{Source: source, Mountpoint: mountpoint, Options: o}, err
+	// As the kernel will show it. What cannot be resolved is for the mount to complain about.
+	// NB: not what is mounted already, which waits to be served by us.
+	if !strings.HasPrefix(c.Mountpoint, "/dev/fd/") {
+		if path, err := filepath.EvalSymlinks(c.Mountpoint); err == nil {
+			c.Mountpoint = path
+		}
+	}
+	return c, nil
 }
 
 // unmountPatience is how long a signal waits for a mount in use before it detaches it.
 const unmountPatience = time.Second
 
-// serve mounts and serves until the end. ready is called when the mount works.
-func serve(c daemon.Config, ready func()) error {
-	if err := become(c.Options.SetUser); err != nil {
-		return err
-	}
+// serve mounts and serves until the end.
+func serve(c daemon.Config, r *report) error {
 	i, err := daemon.Open(c)
 	if err != nil {
 		return err
 	}
-	defer i.Close()
+	signals := catch()
 	m, err := i.Mount()
 	if err != nil {
+		i.Close()
 		return err
 	}
-	unlock, err := lockFile(c.Options.LockFile)
-	if err != nil {
-		_ = m.Unmount(0)
-		return err
-	}
-	defer unlock()
-	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
-	go func() {
-		<-signals
-		go func() {
-			if err := m.Unmount(unmountPatience); err != nil {
-				c.Log.Error("unmounting", "err", err)
-			}
-		}()
-		<-signals // somebody is impatient
-		os.Exit(daemon.ExitSystem)
-	}()
-	if !c.Options.ReadOnly {
-		c.Log.Info("mounted read-only: this version cannot write", "source", c.Source)
-	}
-	return m.Serve(ready)
+	defer m.Close()
+	go obey(signals, m.Unmount, c.Log)
+	return m.Serve(r.ready)
 }
 
-// lockFile makes the file that lockfile= asks for; remove takes it away at the end.
-func lockFile(path string) (remove func(), err error) {
-	if path == "" {
-		return func() {}, nil
-	}
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
-	if err != nil {
-		return nil, &daemon.Error{Code: daemon.ExitMount, Err: fmt.Errorf("lockfile: %w", err)}
-	}
-	_, err = fmt.Fprintln(f, os.Getpid())
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
-	}
-	return func() { _ = os.Remove(path) }, err
+// catch begins to catch the signals that end a mount. NB: before it is there, so that none comes
+// in between and leaves it behind.
+func catch() chan os.Signal {
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
+	return signals
+}
+
+// obey unmounts at the first signal. At the second somebody is impatient.
+func obey(signals chan os.Signal, unmount func(time.Duration) error, log *slog.Logger) {
+	log.Info("unmounting", "signal", (<-signals).String())
+	go func() {
+		if err := unmount(unmountPatience); err != nil {
+			log.Error("unmounting", "err", err)
+		}
+	}()
+	log.Warn("ended before the mount did", "signal", (<-signals).String())
+	os.Exit(daemon.ExitSystem)
 }

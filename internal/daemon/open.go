@@ -54,6 +54,8 @@ type Config struct {
 	Mountpoint string
 	Options    *options.Options
 	Log        *slog.Logger
+	// Notice, if not nil, takes the lines that whoever mounts should see at once, besides Log.
+	Notice func(line string)
 }
 
 // Instance is an opened filesystem.
@@ -75,10 +77,15 @@ func (i *Instance) FS() *vfs.FS { return i.fs }
 
 // Open opens the source and everything below the transport. Errors are *Error.
 func Open(c Config) (*Instance, error) {
-	i := &Instance{config: c, log: c.Log}
-	if i.log == nil {
-		i.log = slog.New(slog.DiscardHandler)
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
 	}
+	i := &Instance{config: c, log: c.Log}
+	release, err := Lock(c.Options.LockFile)
+	if err != nil {
+		return nil, err
+	}
+	i.closers = append(i.closers, release)
 	if err := i.open(); err != nil {
 		i.Close()
 		return nil, err
@@ -118,13 +125,21 @@ func (i *Instance) open() error {
 	i.closers = append(i.closers, func() { _ = i.arena.Close() })
 	engine.AddBuffers(i.arena.Mem())
 	i.fs, err = vfs.New(vfs.Config{Loop: i.loop, Device: i.dev, Volume: i.vol, Arena: i.arena,
-		Log: i.log, NoACL: o.NoACL, MinixDF: o.MinixDF,
+		Log: i.log, NoACL: o.NoACL, MinixDF: o.MinixDF, Fakeroot: o.Fakeroot,
 		Override: vfs.Override{SetUID: o.SetUID, SetGID: o.SetGID, UID: o.UID, GID: o.GID,
 			Umask: o.Umask}})
 	if errors.Is(err, unix.EINVAL) { // cache_size=
 		return fail(ExitUsage, err)
 	}
 	return fail(ExitSystem, err)
+}
+
+// tell passes on what whoever mounts should know.
+func (i *Instance) tell(line string) {
+	i.log.Info(line, "source", i.config.Source)
+	if i.config.Notice != nil {
+		i.config.Notice(i.config.Source + ": " + line)
+	}
 }
 
 // about puts the source before an error that does not name it.
@@ -206,7 +221,10 @@ func (i *Instance) openVolume(storage *blockdev.Sync) (err error) {
 	if err != nil {
 		return err
 	}
-	if report.Replayed || report.Skipped {
+	switch {
+	case report.Skipped:
+		i.tell(report.String())
+	case report.Replayed:
 		i.log.Info(report.String(), "source", i.config.Source)
 	}
 	if report.Replayed {
@@ -247,7 +265,7 @@ func (i *Instance) inspect(storage *blockdev.Sync) error {
 		i.log.Warn(warning, "source", i.config.Source)
 	}
 	if i.vol.HasErrors() {
-		i.log.Warn("the filesystem has errors: check it with e2fsck", "source", i.config.Source)
+		i.tell("the filesystem has errors: check it with e2fsck")
 	}
 	if reasons := i.vol.ReadOnlyReasons(); len(reasons) > 0 {
 		i.log.Info("features that can only be read: "+strings.Join(reasons, ", "),

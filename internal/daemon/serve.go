@@ -2,8 +2,6 @@ package daemon
 
 import (
 	"errors"
-	"fmt"
-	"net"
 	"os"
 	"runtime"
 	"time"
@@ -17,18 +15,27 @@ import (
 // Mount is a filesystem that is mounted and can be served.
 type Mount struct {
 	*Instance
-	mounted   *fusefs.Mounted
+	*Point
 	transport *fusefs.Transport
-	waiters   net.Listener
-	passed    bool // the mountpoint is a descriptor: somebody else unmounts
+}
+
+// Point is where something is mounted.
+type Point struct {
+	config  Config
+	mounted *fusefs.Mounted
+	info    *fusefs.MountInfo // nil: nobody knows (a passed descriptor, no /proc)
+	waiters waiters
 }
 
 // readAhead is what is asked for in place of the 128 KiB that FUSE negotiates: one full request.
 const readAhead = 1 << 20
 
-// Mount mounts the filesystem. The kernel's requests wait until Serve runs.
-func (i *Instance) Mount() (*Mount, error) {
-	o, c := i.config.Options, &i.config
+// cannotWrite is why a mount for writing becomes one for reading.
+const cannotWrite = "mounted read-only: writing is not supported by this version"
+
+// MountPoint mounts what c says for a user, with nobody to serve it yet. Errors are *Error.
+func MountPoint(c Config, uid, gid int) (*Point, error) {
+	o := c.Options
 	source := o.FSName
 	if source == "" {
 		source = c.Source
@@ -36,7 +43,8 @@ func (i *Instance) Mount() (*Mount, error) {
 	mounted, err := fusefs.Mount(fusefs.MountOptions{Source: source, Subtype: o.Subtype,
 		Mountpoint: c.Mountpoint, ReadOnly: true, NoDev: o.NoDev, NoSuid: o.NoSuid,
 		NoExec: o.NoExec, NoAtime: o.NoAtime, AllowOther: o.AllowOther || o.AllowRoot,
-		DefaultPermissions: !o.Fakeroot, AutoUnmount: o.AutoUnmount, MaxRead: o.MaxRead})
+		DefaultPermissions: !o.Fakeroot, MaxRead: o.MaxRead,
+		OwnerUID: uid, OwnerGID: gid})
 	if err != nil {
 		code := ExitMount
 		if errors.Is(err, fusefs.ErrNoFuse) {
@@ -44,13 +52,37 @@ func (i *Instance) Mount() (*Mount, error) {
 		}
 		return nil, fail(code, err)
 	}
-	m := &Mount{Instance: i, mounted: mounted}
-	m.transport, err = fusefs.New(i.fs, mounted.FD, fusefs.Config{Log: i.log,
+	p := &Point{config: c, mounted: mounted}
+	if !mounted.Passed {
+		p.info, _ = fusefs.FindMount(c.Mountpoint)
+	}
+	return p, nil
+}
+
+// FD returns the descriptor of /dev/fuse.
+func (p *Point) FD() int { return p.mounted.FD }
+
+// Mount mounts the filesystem. The kernel's requests wait until Serve runs.
+func (i *Instance) Mount() (*Mount, error) {
+	o, c := i.config.Options, &i.config
+	point, err := MountPoint(*c, os.Getuid(), os.Getgid())
+	if err != nil {
+		return nil, err
+	}
+	m := &Mount{Instance: i, Point: point}
+	m.transport, err = fusefs.New(i.fs, point.FD(), fusefs.Config{Log: i.log,
 		EntryTimeout: o.EntryTimeout, AttrTimeout: o.AttrTimeout,
 		NegativeTimeout: o.NegativeTimeout, NoACL: o.NoACL, OnlyRootAndOwner: o.AllowRoot})
 	if err != nil {
-		_ = fusefs.Unmount(c.Mountpoint, true)
+		_ = point.Unmount(0)
+		_ = unix.Close(point.FD())
 		return nil, fail(ExitSystem, err)
+	}
+	if point.mounted.Note != "" {
+		i.tell(point.mounted.Note)
+	}
+	if !o.ReadOnly {
+		i.tell(cannotWrite)
 	}
 	return m, nil
 }
@@ -65,9 +97,15 @@ func (m *Mount) Serve(ready func()) error {
 	if u, ok := m.engine.(*asyncq.Uring); ok {
 		u.Raw = true
 	}
+	over := make(chan struct{})
+	defer close(over)
 	go func() {
-		<-m.transport.Ready()
-		m.settle()
+		select {
+		case <-over:
+			return
+		case <-m.transport.Ready():
+		}
+		m.Settle()
 		if ready != nil {
 			ready()
 		}
@@ -76,100 +114,62 @@ func (m *Mount) Serve(ready func()) error {
 	if err == nil {
 		err = m.transport.Err()
 	}
-	_ = unix.Close(m.mounted.FD)
-	if m.waiters != nil {
-		_ = m.waiters.Close()
-	}
+	_ = unix.Close(m.FD())
 	return fail(ExitSystem, err)
 }
 
-// settle does what can be done only when the mount works: it costs a request or two.
-func (m *Mount) settle() {
-	info, err := fusefs.FindMount(m.config.Mountpoint)
-	if err != nil || info == nil {
-		return // on a passed descriptor, nobody knows where it is mounted
+// Close gives back everything once Serve has returned, and lets those go who wait for that.
+func (m *Mount) Close() {
+	m.Instance.Close()
+	m.Release()
+}
+
+// Release lets those go who wait for the end of the mount.
+func (p *Point) Release() { p.waiters.close() }
+
+// Settle does what is left when the mount works.
+func (p *Point) Settle() {
+	if p.info == nil {
+		return
 	}
-	if err := fusefs.RaiseReadAhead(info, readAhead); err != nil && os.Geteuid() == 0 {
-		m.log.Debug("readahead stays at its default", "err", err)
+	if err := fusefs.RaiseReadAhead(p.info, readAhead); err != nil && os.Geteuid() == 0 {
+		p.config.Log.Debug("readahead stays at its default", "err", err)
 	}
-	m.listen(info)
+	if err := p.waiters.listen(p.info); err != nil {
+		p.config.Log.Debug("umount will not wait for this mount", "err", err)
+	}
 }
 
 // Unmount unmounts: it waits a moment for others to let go, then detaches the mountpoint, and the
 // mount ends when nobody uses it any more.
+func (p *Point) Unmount(patience time.Duration) error {
+	err := fusefs.UnmountRetry(p.config.Mountpoint, patience)
+	if errors.Is(err, unix.EBUSY) {
+		p.config.Log.Warn("still in use: detached, and served until it is not",
+			"mountpoint", p.config.Mountpoint)
+		err = fusefs.Unmount(p.config.Mountpoint, true)
+	}
+	return err
+}
+
+// Detach takes the mount away if it is still there, in use or not.
+func (p *Point) Detach() error {
+	if p.info == nil {
+		return nil
+	}
+	info, err := fusefs.FindMount(p.config.Mountpoint)
+	if err != nil || info == nil || info.Device != p.info.Device {
+		return err
+	}
+	return fusefs.Unmount(p.config.Mountpoint, true)
+}
+
+// Unmount ends the mount, see Point.Unmount. What was mounted by somebody else, who passed the
+// descriptor, is not ours to unmount: it is served no more.
 func (m *Mount) Unmount(patience time.Duration) error {
-	err := fusefs.UnmountRetry(m.config.Mountpoint, patience)
-	if errors.Is(err, unix.EBUSY) {
-		m.log.Warn("still in use: detached, and served until it is not",
-			"mountpoint", m.config.Mountpoint)
-		err = fusefs.Unmount(m.config.Mountpoint, true)
+	if m.mounted.Passed {
+		m.loop.Stop()
+		return nil
 	}
-	return err
-}
-
-// waitName is the abstract socket on which those wait who want to know when a mount has ended.
-func waitName(info *fusefs.MountInfo) string { return "@asyncfsd-mount-" + info.Device }
-
-// listen keeps a socket open for as long as the process lives: whoever connects learns by the end
-// of the connection that everything is written and closed.
-func (m *Mount) listen(info *fusefs.MountInfo) {
-	l, err := net.Listen("unix", waitName(info))
-	if err != nil {
-		m.log.Debug("umount will not wait for this mount", "err", err)
-		return
-	}
-	m.waiters = l
-	go func() {
-		var all []net.Conn // kept open until the process ends
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			all = append(all, c)
-		}
-	}()
-}
-
-// Umount unmounts what is mounted at path and returns when its daemon has ended, or timeout (if
-// not 0) has passed. Errors are *Error.
-func Umount(path string, lazy bool, timeout time.Duration) error {
-	info, err := fusefs.FindMount(path)
-	if err != nil {
-		return fail(ExitSystem, err)
-	}
-	if info == nil {
-		return fail(ExitMount, fmt.Errorf("%s: not mounted", path))
-	}
-	conn, dialErr := net.Dial("unix", waitName(info))
-	if err := unmountFor(info.Mountpoint, lazy); err != nil {
-		return fail(ExitMount, fmt.Errorf("%s: %w", path, err))
-	}
-	if dialErr != nil {
-		return nil // its daemon is gone
-	}
-	defer conn.Close()
-	if timeout > 0 {
-		_ = conn.SetReadDeadline(time.Now().Add(timeout))
-	}
-	_, err = conn.Read(make([]byte, 1))
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return fail(ExitSystem, fmt.Errorf("%s: unmounted, but the daemon has not ended in %v",
-			path, timeout))
-	}
-	return nil
-}
-
-// umountPatience is how long Umount tries a mount that is in use.
-const umountPatience = 500 * time.Millisecond
-
-func unmountFor(mountpoint string, lazy bool) error {
-	if lazy {
-		return fusefs.Unmount(mountpoint, true)
-	}
-	err := fusefs.UnmountRetry(mountpoint, umountPatience)
-	if errors.Is(err, unix.EBUSY) {
-		return fmt.Errorf("in use: %w", err)
-	}
-	return err
+	return m.Point.Unmount(patience)
 }

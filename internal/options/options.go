@@ -44,6 +44,11 @@ type Options struct {
 	Log string
 	// SetUser is whom the daemon runs as (setuid=), "" for no change.
 	SetUser string
+	// DropPrivileges has the daemon give up all that root may do once it is mounted.
+	DropPrivileges bool
+
+	// Sloppy ignores what is not known, as mount -s wants it.
+	Sloppy bool
 	// Ignored are the options that were accepted and have no meaning here.
 	Ignored []string
 }
@@ -102,17 +107,20 @@ func (o *Options) set(name, value string, has bool) error {
 	}
 	row, ok := table[name]
 	switch {
+	case !ok && o.Sloppy:
+		o.Ignored = append(o.Ignored, name)
+		return nil
 	case !ok:
 		return errUnknown
 	case row.refused != "":
 		return fmt.Errorf("%s", row.refused)
 	case row.arg && (!has || value == ""):
-		return fmt.Errorf("needs a value")
+		return errNoValue
 	case !row.arg && !row.ignored && has:
 		return fmt.Errorf("takes no value")
 	case row.ignored:
 		o.Ignored = append(o.Ignored, name)
-		return nil
+		return row.check(value, has)
 	}
 	return row.set(o, value)
 }

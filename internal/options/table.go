@@ -4,12 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 )
-
-var errUnknown = errors.New("not known")
 
 // row says what one option does: it sets something, is ignored, or is refused with a reason.
 type row struct {
@@ -17,54 +16,117 @@ type row struct {
 	ignored bool
 	refused string
 	set     func(o *Options, value string) error
+	// valid, of an option that is ignored, says what is wrong with its value.
+	valid func(value string) error
 }
+
+// check looks at the value of an option that is ignored: a slip of the pen is worth a message
+// even so.
+func (r *row) check(value string, has bool) error {
+	switch {
+	case r.valid == nil:
+		return nil
+	case !has:
+		return errNoValue
+	}
+	return r.valid(value)
+}
+
+var (
+	errUnknown = errors.New("not known")
+	errNoValue = errors.New("needs a value")
+)
 
 // table has every option there is, by name.
 var table = map[string]row{}
 
+// define adds an option to the table, once.
+func define(name string, r row) {
+	if _, ok := table[name]; ok {
+		panic("options: " + name + " is defined twice")
+	}
+	table[name] = r
+}
+
 func flag(names string, set func(o *Options)) {
 	for _, name := range strings.Fields(names) {
-		table[name] = row{set: func(o *Options, _ string) error { set(o); return nil }}
+		define(name, row{set: func(o *Options, _ string) error { set(o); return nil }})
 	}
 }
 
 func value(names string, set func(o *Options, v string) error) {
 	for _, name := range strings.Fields(names) {
-		table[name] = row{arg: true, set: set}
+		define(name, row{arg: true, set: set})
 	}
 }
 
 func ignore(names string) {
 	for _, name := range strings.Fields(names) {
-		table[name] = row{ignored: true}
+		define(name, row{ignored: true})
 	}
+}
+
+// ignoreNumber is for options with a number that changes nothing here.
+func ignoreNumber(names string) {
+	for _, name := range strings.Fields(names) {
+		define(name, row{ignored: true, valid: func(v string) error {
+			n := uint32(0)
+			return id(v, 0, &n)
+		}})
+	}
+}
+
+// ignoreWord is for options whose value is one of words, all of which ask for what is so.
+func ignoreWord(name string, words ...string) {
+	define(name, row{ignored: true, valid: func(v string) error {
+		if slices.Contains(words, v) {
+			return nil
+		}
+		return fmt.Errorf("must be %s", strings.Join(words, ", "))
+	}})
 }
 
 func refuse(names, why string) {
 	for _, name := range strings.Fields(names) {
-		table[name] = row{refused: why}
+		define(name, row{refused: why})
 	}
 }
 
 func init() {
 	initFilesystem()
 	initFuse()
-	// Harmless: they ask for what is always so, or say something to mount(8) and fstab only.
-	ignore("defaults async user users nouser owner group nofail auto noauto _netdev user_xattr " +
-		"noblock_validity block_validity nodelalloc delalloc directio kernel_cache auto_cache " +
-		"iversion noiversion mand nomand silent loud comment relatime norelatime strictatime " +
-		"atime nostrictatime diratime nodiratime lazytime nolazytime sync dirsync " +
-		"big_writes large_read hard_remove use_ino readdir_ino no_splice_read splice_read " +
-		"drop_privileges journal_checksum nojournal_checksum journal_async_commit " +
-		"debug init_itable noinit_itable max_dir_size_kb auto_da_alloc noauto_da_alloc " +
-		"grpid nogrpid bsdgroups sysvgroups resuid resgid stripe inode_readahead_blks " +
-		"max_batch_time min_batch_time journal_ioprio commit barrier nobarrier discard nodiscard " +
-		"data data_err errors quota usrquota grpquota prjquota noquota dioread_lock " +
-		"dioread_nolock nouid32 oldalloc orlov i_version mblk_io_submit nomblk_io_submit")
-	refuse("dax nodax", "there is no memory to map through FUSE")
+	initIgnored()
+	refuse("dax", "there is no memory to map through FUSE")
 	refuse("test_dummy_encryption", "for the kernel's own tests")
 	refuse("remount", "unmount and mount again instead")
 	refuse("bind rbind move", "not a filesystem to be mounted elsewhere")
+}
+
+// initIgnored has the harmless options: they ask for what is always so, say something to mount(8)
+// and fstab only, or are about writing.
+func initIgnored() {
+	ignore("defaults async user users nouser owner group nofail auto noauto _netdev comment " +
+		"silent loud mand nomand iversion noiversion i_version sync dirsync " +
+		"relatime norelatime strictatime nostrictatime diratime nodiratime lazytime nolazytime")
+	ignore("user_xattr block_validity noblock_validity delalloc nodelalloc nodax " +
+		"journal_checksum nojournal_checksum journal_async_commit nombcache no_mbcache " +
+		"debug init_itable noinit_itable auto_da_alloc noauto_da_alloc barrier nobarrier " +
+		"grpid nogrpid bsdgroups sysvgroups nobh bh nouid32 oldalloc orlov discard nodiscard " +
+		"quota noquota usrquota grpquota prjquota dioread_lock dioread_nolock " +
+		"mblk_io_submit nomblk_io_submit prefetch_block_bitmaps no_prefetch_block_bitmaps directio")
+	ignoreNumber("commit resuid resgid stripe inode_readahead_blks max_batch_time " +
+		"min_batch_time journal_ioprio max_dir_size_kb mb_optimize_scan")
+	// NB: "ordered" is what the next step, writing, promises; the others promise other things.
+	ignoreWord("data", "ordered")
+	ignoreWord("data_err", "ignore", "abort")
+	// A mount that only reads stops nothing at an error.
+	ignoreWord("errors", "continue", "remount-ro", "panic")
+	// libfuse's.
+	ignore("kernel_cache auto_cache noauto_cache big_writes large_read hard_remove use_ino " +
+		"readdir_ino splice_read no_splice_read splice_write no_splice_write splice_move " +
+		"no_splice_move async_read sync_read nonempty intr noforget clone_fd")
+	ignoreNumber("max_background congestion_threshold max_readahead max_write max_threads " +
+		"max_idle_threads intr_signal remember ac_attr_timeout")
 }
 
 // initFilesystem has the options of ext4(5) and fuse2fs.
@@ -103,8 +165,12 @@ func initFilesystem() {
 		o.CacheSize = int(n)
 		return err
 	})
-	value("journal_path journal_dev", func(o *Options, v string) error {
+	value("journal_path", func(o *Options, v string) error { o.Journal = v; return nil })
+	value("journal_dev", func(o *Options, v string) error {
 		o.Journal = v
+		if n := uint32(0); id(v, 0, &n) == nil { // a device number, as the kernel takes it
+			o.Journal = fmt.Sprintf("/dev/block/%d:%d", n>>8&0xfff, n&0xff|n>>12&0xfff00)
+		}
 		return nil
 	})
 	value("io", func(o *Options, v string) error {
@@ -127,12 +193,14 @@ func initFuse() {
 	flag("exec", func(o *Options) { o.NoExec = false })
 	flag("noexec", func(o *Options) { o.NoExec = true })
 	flag("noatime", func(o *Options) { o.NoAtime = true })
+	flag("atime", func(o *Options) { o.NoAtime = false })
 	flag("allow_other", func(o *Options) { o.AllowOther = true })
 	flag("allow_root", func(o *Options) { o.AllowRoot = true })
 	flag("default_permissions", func(*Options) {}) // always, but for fakeroot
 	flag("auto_unmount", func(o *Options) { o.AutoUnmount = true })
 	value("fsname", func(o *Options, v string) error { o.FSName = v; return nil })
 	value("subtype", func(o *Options, v string) error { o.Subtype = v; return nil })
+	flag("drop_privileges", func(o *Options) { o.DropPrivileges = true })
 	value("setuid", func(o *Options, v string) error { o.SetUser = v; return nil })
 	value("uid", func(o *Options, v string) error { o.SetUID = true; return id(v, 10, &o.UID) })
 	value("gid", func(o *Options, v string) error { o.SetGID = true; return id(v, 10, &o.GID) })
@@ -152,7 +220,9 @@ func initFuse() {
 		return seconds(v, &o.EntryTimeout)
 	})
 	value("attr_timeout", func(o *Options, v string) error { return seconds(v, &o.AttrTimeout) })
-	value("negative_timeout", func(o *Options, v string) error { return seconds(v, &o.NegativeTimeout) })
+	value("negative_timeout", func(o *Options, v string) error {
+		return seconds(v, &o.NegativeTimeout)
+	})
 }
 
 // size parses a number of bytes with an optional k, m or g.
