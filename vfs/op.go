@@ -26,6 +26,31 @@ const (
 	OpAccess           // Node, Arg (mask of R_OK, W_OK, X_OK)
 	OpLseek            // Node, Off, Arg (SEEK_DATA or SEEK_HOLE) → Value
 	OpBmap             // Node, Off (logical block in units of Arg bytes) → Value
+
+	// Those that write. Names in Name (and Name2); a new inode's owner is Cred's.
+
+	OpSetattr     // Node, Set with Valid → Attr
+	OpMknod       // Node (directory), Name, Mode, Umask, Rdev → Attr; any type but directory
+	OpMkdir       // Node, Name, Mode, Umask → Attr
+	OpSymlink     // Node, Name, payload: target, Size its length → Attr
+	OpTmpfile     // Node, Mode, Umask → Attr; a file without a name
+	OpLink        // Node (the file), Node2 (directory), Name → Attr
+	OpUnlink      // Node, Name
+	OpRmdir       // Node, Name
+	OpRename      // Node, Name, Node2, Name2, Arg (RENAME_* flags)
+	OpWrite       // Node, Off, Size, payload; Arg (Write* flags) → N bytes written
+	OpFsync       // Node, Arg 1: data only; Node 0: the whole filesystem
+	OpFallocate   // Node, Off, Len, Arg (FALLOC_FL_* mode) → Attr
+	OpCopy        // Node, Off, Node2, Off2, Len → Value bytes copied
+	OpSetxattr    // Node, Name, payload: value, Size its length, Arg (XATTR_* flags, Acl*)
+	OpRemovexattr // Node, Name
+	OpSetflags    // Node, Arg (FS_*_FL)
+	OpSetproject  // Node, Arg (ext4 flags), Valid, Set.ProjID: FS_IOC_FSSETXATTR
+	OpSetlabel    // Name
+	OpTrim        // Off, Len, Off2 (least length of a range) → Value bytes discarded
+	OpShutdown    // Arg (EXT4_GOING_FLAGS_*)
+	OpEvict       // Node, an inode that the kernel has forgotten; no reply
+	OpUnmount     // everything in place and marked clean
 	opCount
 )
 
@@ -74,6 +99,16 @@ type Op struct {
 	Off  uint64
 	Size uint32
 	Arg  uint32
+	// What only some of the writing operations have.
+	Node2       ext4.Ino
+	Off2, Len   uint64
+	Mode, Umask uint32
+	Rdev        uint32
+	Valid       uint32 // Set* bits
+	Set         Attr
+	// Name2 is the first Name2Len bytes of Name2Buf.
+	Name2Len uint16
+	Name2Buf [256]byte
 	// Name is the first NameLen bytes of NameBuf.
 	NameLen uint16
 	NameBuf [256]byte
@@ -117,6 +152,41 @@ func (op *Op) SetName(name []byte) unix.Errno {
 	op.NameLen = uint16(copy(op.NameBuf[:], name))
 	return 0
 }
+
+// Name2 returns the operation's second name.
+func (op *Op) Name2() []byte { return op.Name2Buf[:op.Name2Len] }
+
+// SetName2 is SetName for the second name.
+func (op *Op) SetName2(name []byte) unix.Errno {
+	if len(name) > 255 {
+		return unix.ENAMETOOLONG
+	}
+	op.Name2Len = uint16(copy(op.Name2Buf[:], name))
+	return 0
+}
+
+// Bits of Op.Valid: which fields of Op.Set count.
+const (
+	SetMode = 1 << iota
+	SetUID
+	SetGID
+	SetSize
+	SetAtime
+	SetMtime
+	SetCtime
+	SetAtimeNow    // Set.Atime is the time of the operation
+	SetMtimeNow    // Set.Mtime is the time of the operation
+	SetKillSuidgid // the file loses setuid and setgid bits as a write takes them
+	SetProject
+)
+
+// Bits of Op.Arg of OpWrite.
+const (
+	WriteKillSuidgid = 1 << iota // setuid and setgid bits go
+	WriteSync                    // O_SYNC or O_DSYNC: durable before the reply
+	WriteAppend                  // O_APPEND
+	WriteCached                  // from the page cache: times are set by the kernel itself
+)
 
 // Stages of a slot. A slot of the public API begins at stage 0, the fronts' at stagePrepare.
 const (

@@ -54,4 +54,6 @@ const (
 	kindDir
 	kindIndex
 	kindXattr
+	kindBlockBitmap
+	kindInodeBitmap
 )

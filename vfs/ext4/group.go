@@ -57,7 +57,7 @@ func (v *Volume) hasSuper(g Group) bool {
 // changes, and sums up what is free.
 func (v *Volume) loadGroups(r io.ReaderAt) error {
 	per := v.BlockSize / uint32(v.DescSize)
-	v.itable = make([]Block, v.GroupsCount)
+	v.itable, v.groups = make([]Block, v.GroupsCount), make([]groupSpace, v.GroupsCount)
 	buf := make([]byte, v.BlockSize)
 	for g := Group(0); g < v.GroupsCount; g++ {
 		n := uint32(g) / per
@@ -104,6 +104,8 @@ func (v *Volume) loadGroup(g Group, d []byte) error {
 		v.Warnings = append(v.Warnings, fmt.Sprintf("group %d: wrong descriptor checksum", g))
 	}
 	v.itable[g] = Block(it)
+	v.groups[g] = groupSpace{freeClusters: freeBlocks, freeInodes: freeInodes,
+		dirs: v.descField(d, bgUsedDirsLo, bgUsedDirsHi)}
 	v.freeClusters += uint64(freeBlocks)
 	v.freeInodes += uint64(freeInodes)
 	return nil
@@ -111,16 +113,5 @@ func (v *Volume) loadGroup(g Group, d []byte) error {
 
 // descSumOK verifies the checksum of a descriptor under metadata_csum or gdt_csum.
 func (v *Volume) descSumOK(g Group, d []byte) bool {
-	want := le.Uint16(d[bgChecksum:])
-	switch {
-	case v.csummed():
-		crc := crc32c(crc32c32(v.CsumSeed, uint32(g)), d[:bgChecksum])
-		crc = crc32cZeros(crc, 2)
-		return uint16(crc32c(crc, d[bgChecksum+2:])) == want
-	case v.HasROCompat(ROCompatGdtCsum):
-		group := [4]byte{byte(g), byte(g >> 8), byte(g >> 16), byte(g >> 24)}
-		crc := crc16(crc16(crc16(0xffff, v.UUID[:]), group[:]), d[:bgChecksum])
-		return crc16(crc, d[bgChecksum+2:]) == want
-	}
-	return true
+	return !v.descSummed() || v.descSum(g, d) == le.Uint16(d[bgChecksum:])
 }

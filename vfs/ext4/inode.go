@@ -55,7 +55,7 @@ func (v *Volume) ReadInode(src Source, ino Ino, in *Inode) error {
 
 // decodeInode decodes raw, whose checksum is verified once per read of its block.
 func (v *Volume) decodeInode(checked *Checked, raw []byte, in *Inode) error {
-	in.Generation = le.Uint32(raw[iGeneration:])
+	in.Generation, in.Dtime = le.Uint32(raw[iGeneration:]), le.Uint32(raw[iDtime:])
 	in.ExtraISize = 0
 	if v.InodeSize > inodeSizeGood {
 		in.ExtraISize = le.Uint16(raw[iExtraISize:])

@@ -48,6 +48,8 @@ const (
 	sJnlBlocks         = 0x10c
 	sBlocksCountHi     = 0x150
 	sRBlocksCountHi    = 0x154
+	sMinExtraISize     = 0x15c
+	sWantExtraISize    = 0x15e
 	sFlags             = 0x160
 	sChecksumType      = 0x175
 	sErrorCount        = 0x194
@@ -87,11 +89,21 @@ const (
 	bgFreeBlocksHi  = 0x2c
 	bgFreeInodesHi  = 0x2e
 
+	bgUsedDirsLo      = 0x10
+	bgBlockBitmapCsum = 0x18
+	bgInodeBitmapCsum = 0x1a
+	bgItableUnusedLo  = 0x1c
+	bgUsedDirsHi      = 0x30
+	bgItableUnusedHi  = 0x32
+	bgBlockBitmapCsHi = 0x38
+	bgInodeBitmapCsHi = 0x3a
+
 	descSize32 = 32
 	descSize64 = 64
 
 	bgInodeUninit = 1
 	bgBlockUninit = 2
+	bgInodeZeroed = 4
 )
 
 // An inode ("Index Nodes"); what lies behind 128 bytes is there as far as i_extra_isize reaches.

@@ -22,10 +22,7 @@ func (v *Volume) StatFS(minix bool) StatFS {
 		st.Blocks -= min(v.overhead, st.Blocks)
 	}
 	st.Bfree = min(st.Bfree, uint64(v.BlocksCount))
-	keep := uint64(v.u32(sRBlocksCountLo))
-	if v.HasIncompat(Incompat64bit) {
-		keep |= uint64(v.u32(sRBlocksCountHi)) << 32
-	}
+	keep := v.reservedBlocks()
 	if v.HasIncompat(IncompatExtents) {
 		keep += min(uint64(v.BlocksCount)>>v.ClusterBits/50, reservedClustersMax) << v.ClusterBits
 	}

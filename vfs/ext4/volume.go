@@ -37,8 +37,9 @@ type Volume struct {
 	// Warnings are what Open found wrong without refusing the filesystem.
 	Warnings []string
 
-	itable       []Block // location of each group's inode table
-	freeClusters uint64  // sums over the group descriptors when opened
+	itable       []Block      // location of each group's inode table
+	groups       []groupSpace // of the group descriptors when opened
+	freeClusters uint64       // sums over them
 	freeInodes   uint64
 	overhead     uint64 // blocks of metadata; see SetOverhead
 }
@@ -56,6 +57,7 @@ type Inode struct {
 	UID, GID   uint32
 	Size       uint64 // bytes
 	Links      uint32
+	Dtime      uint32 // i_dtime: when it was deleted, or the next inode of the orphan list
 	Sectors    uint64 // i_blocks in units of 512 bytes, huge_file resolved
 	Flags      uint32 // i_flags, FlagExtents and its like
 	Generation uint32
