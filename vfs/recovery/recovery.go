@@ -132,3 +132,16 @@ func replay(dev Storage, vol *ext4.Volume, log *jbd2.Log, o Options) (Report, er
 	}
 	return r, nil
 }
+
+// OpenLog opens the journal of a filesystem that Recover has left clean, for writing; nil if it has
+// none. Errors are one line.
+func OpenLog(dev Storage, vol *ext4.Volume, o Options) (*jbd2.Log, error) {
+	if !vol.HasCompat(ext4.CompatHasJournal) {
+		return nil, nil
+	}
+	c, err := find(dev, vol, o)
+	if err != nil {
+		return nil, err
+	}
+	return jbd2.Open(c)
+}
