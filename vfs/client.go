@@ -222,3 +222,6 @@ func (c *Client) Seek(ino ext4.Ino, off int64, whence uint32) (int64, error) {
 	err := c.do(call)
 	return int64(call.value), err
 }
+
+// Held says no: a client keeps nothing between two calls.
+func (*Client) Held(ext4.Ino) bool { return false }

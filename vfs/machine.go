@@ -30,6 +30,9 @@ type Front interface {
 	// AddDirent appends a directory entry to payload at op.N and advances it; false if there is
 	// no room. attr is nil but for OpReaddirPlus.
 	AddDirent(op *Op, payload []byte, ent *ext4.Dirent, attr *Attr) bool
+	// Held says that somebody behind the front still knows inode ino, by a handle or by number:
+	// its data must stay though its last name is gone.
+	Held(ino ext4.Ino) bool
 }
 
 // Config is what a filesystem is made of.
@@ -47,6 +50,8 @@ type Config struct {
 	Override Override
 	// Fakeroot has access(2) answered for everybody as for root.
 	Fakeroot bool
+	// Write has the filesystem written; nil is read-only.
+	Write *WriteConfig
 }
 
 // Override replaces owners and permissions for all inodes: options uid=, gid=, umask=.
@@ -139,6 +144,8 @@ func (fs *FS) Claim(f FrontID) (asyncq.Slot, *Op) {
 func (op *Op) reset(f FrontID) {
 	op.Code, op.Front, op.Tag, op.Cred = OpNone, f, 0, Cred{}
 	op.Node, op.Off, op.Size, op.Arg, op.NameLen = 0, 0, 0, 0, 0
+	op.Node2, op.Off2, op.Len, op.Mode, op.Umask, op.Rdev, op.Valid = 0, 0, 0, 0, 0, 0, 0
+	op.Name2Len = 0
 	op.Errno, op.N, op.BufOff, op.Buf, op.Value, op.Attr = 0, 0, 0, 0, 0, Attr{}
 	op.restart()
 }
@@ -188,6 +195,10 @@ func (fs *FS) attempt(s asyncq.Slot, op *Op) {
 		return
 	}
 	op.nruns = 0
+	if opTable[op.Code].prepare == nil {
+		fs.finish(s, op, unix.ENOSYS)
+		return
+	}
 	err := opTable[op.Code].prepare(fs, tx, op)
 	if tx.stalled && err != asyncq.ErrStall {
 		panic("vfs: " + op.Code.String() + " swallowed a stall")

@@ -132,3 +132,16 @@ func replay(dev Storage, vol *ext4.Volume, log *jbd2.Log, o Options) (Report, er
 	}
 	return r, nil
 }
+
+// OpenLog opens the journal inside the filesystem for writing, once Recover has left it empty; nil
+// if there is none. Errors are those of Recover.
+func OpenLog(dev Storage, vol *ext4.Volume) (*jbd2.Log, error) {
+	if !vol.HasCompat(ext4.CompatHasJournal) {
+		return nil, nil
+	}
+	c, err := find(dev, vol, Options{})
+	if err != nil {
+		return nil, err
+	}
+	return jbd2.Open(c)
+}
