@@ -33,6 +33,8 @@ func (f *nullFront) AddDirent(op *vfs.Op, payload []byte, ent *ext4.Dirent, _ *v
 	return true
 }
 
+func (f *nullFront) Held(ext4.Ino) bool { return false }
+
 // run begins one operation and turns the loop until it has been replied to.
 func (f *nullFront) run(t testing.TB, l *asyncq.Loop, fill func(op *vfs.Op)) {
 	s, op := f.fs.Claim(f.id)

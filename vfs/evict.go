@@ -16,12 +16,10 @@ const (
 // Evict frees an inode that has no name and that nobody holds any more. It takes a reserved slot,
 // and says whether there was one.
 func (fs *FS) Evict(ino ext4.Ino) bool {
-	s := fs.loop.Table.Claim(fs.id, true)
+	s, op := fs.ClaimReserved(fs.w.front)
 	if s == asyncq.NoSlot {
 		return false
 	}
-	op := fs.ops.At(s)
-	op.reset(fs.w.front)
 	op.Code, op.Node = OpEvict, ino
 	fs.Submit(s)
 	return true
@@ -29,10 +27,8 @@ func (fs *FS) Evict(ino ext4.Ino) bool {
 
 // evict frees an inode that has lost its last name, unless a front says that it is held.
 func (fs *FS) evict(ino ext4.Ino) {
-	for _, f := range fs.fronts {
-		if f.Held(ino) {
-			return
-		}
+	if fs.held(ino) {
+		return
 	}
 	if !fs.Evict(ino) {
 		fs.w.evictions = append(fs.w.evictions, ino)

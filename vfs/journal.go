@@ -74,7 +74,9 @@ func (w *writer) choose() bool {
 		(w.place && w.tight() || w.log == nil && !w.durable.Empty())
 	switch {
 	case w.aborted != 0:
-		w.done = w.unmounting
+		if w.unmounting {
+			w.finished()
+		}
 		return w.park()
 	case running > 0 && (due || w.unmounting || int32(w.wanted-w.tid) >= 0 || blocked):
 		return w.close()
@@ -85,7 +87,7 @@ func (w *writer) choose() bool {
 	w.place = false
 	if running == 0 && w.cache.Dirty() == 0 {
 		if w.wanted = w.tid - 1; w.unmounting {
-			w.done = true
+			w.finished()
 		}
 		w.fs.loop.Table.WakeAll(&w.durable, 0)
 	}
@@ -95,6 +97,12 @@ func (w *writer) choose() bool {
 		w.fs.loop.Timer().After(w.slot, max(0, interval-time.Since(w.began)))
 	}
 	return false
+}
+
+// finished tells Unmount, which turns the loop, that there is nothing left to do.
+func (w *writer) finished() {
+	w.done = true
+	w.fs.loop.Engine().Wake()
 }
 
 // tight says that log or cache have less room than half of what they may have.

@@ -31,7 +31,8 @@ type Front interface {
 	// AddDirent appends a directory entry to payload at op.N and advances it; false if there is
 	// no room. attr is nil but for OpReaddirPlus.
 	AddDirent(op *Op, payload []byte, ent *ext4.Dirent, attr *Attr) bool
-	// Held says that somebody may still use an inode without a name: it must not be freed.
+	// Held says that somebody behind the front still knows inode ino, by a handle or by number:
+	// its data must stay though its last name is gone.
 	Held(ino ext4.Ino) bool
 }
 

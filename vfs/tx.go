@@ -14,7 +14,7 @@ type Tx struct {
 	op      *Op
 	stalled bool
 	kind    uint8 // what the attempt stalled on
-	editing bool // the attempt may change blocks
+	editing bool  // the attempt may change blocks
 	random  uint32
 	edits   edits
 }

@@ -39,6 +39,11 @@ type WriteConfig struct {
 	Discard bool
 	Errors  ErrorsMode
 	Atime   AtimeMode
+	// NoDirAtime leaves the time of access of directories alone; LazyTime lets times stay in memory
+	// until something else changes the inode.
+	NoDirAtime, LazyTime bool
+	// Sync has changes durable before the reply, DirSync those of directories.
+	Sync, DirSync bool
 	// Grpid has new files take the group of their directory, whatever its mode.
 	Grpid bool
 	// ResUID and ResGID may use reserved blocks as root does.

@@ -83,7 +83,7 @@ func openWrite(t testing.TB, path string, s setting) *writeBed {
 			t.Fatal(err)
 		}
 	}
-	log, err := recovery.OpenLog(storage, vol, recovery.Options{})
+	log, err := recovery.OpenLog(storage, vol)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -31,6 +31,8 @@ const (
 	sState             = 0x3a
 	sErrors            = 0x3c
 	sRevLevel          = 0x4c
+	sDefResUID         = 0x50
+	sDefResGID         = 0x52
 	sFirstIno          = 0x54
 	sInodeSize         = 0x58
 	sFeatureCompat     = 0x5c
@@ -48,6 +50,7 @@ const (
 	sDefHashVersion    = 0xfc
 	sJnlBackupType     = 0xfd
 	sDescSize          = 0xfe
+	sDefaultMountOpts  = 0x100
 	sFirstMetaBG       = 0x104
 	sJnlBlocks         = 0x10c
 	sBlocksCountHi     = 0x150

@@ -133,13 +133,13 @@ func replay(dev Storage, vol *ext4.Volume, log *jbd2.Log, o Options) (Report, er
 	return r, nil
 }
 
-// OpenLog opens the journal of a filesystem that Recover has left clean, for writing; nil if it has
-// none. Errors are one line.
-func OpenLog(dev Storage, vol *ext4.Volume, o Options) (*jbd2.Log, error) {
+// OpenLog opens the journal inside the filesystem for writing, once Recover has left it empty; nil
+// if there is none. Errors are those of Recover.
+func OpenLog(dev Storage, vol *ext4.Volume) (*jbd2.Log, error) {
 	if !vol.HasCompat(ext4.CompatHasJournal) {
 		return nil, nil
 	}
-	c, err := find(dev, vol, o)
+	c, err := find(dev, vol, Options{})
 	if err != nil {
 		return nil, err
 	}
