@@ -9,7 +9,8 @@ import (
 
 // Steps of an eviction.
 const (
-	evictBlocks uint8 = iota
+	evictBegin uint8 = iota
+	evictBlocks
 	evictInode
 )
 
@@ -72,10 +73,10 @@ func prepareEvict(fs *FS, tx *Tx, op *Op) error {
 	if !fs.Orphan(op.Node) {
 		return nil
 	}
+	if op.phase == evictBegin {
+		op.to, op.phase = lblkLast, evictBlocks
+	}
 	if op.phase == evictBlocks {
-		if op.to == 0 {
-			op.to = lblkLast
-		}
 		if in.Links > 0 {
 			return fs.freeTail(tx, op, in)
 		}

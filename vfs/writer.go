@@ -141,7 +141,7 @@ func newWriter(fs *FS, c WriteConfig) (*writer, error) {
 	}
 	w.evictions = w.orphans.List()
 	w.id = fs.loop.Register("journal", w)
-	w.slot = fs.loop.Table.Claim(w.id, true)
+	w.slot = fs.loop.Table.Keep(w.id)
 	fs.tx.edits.images = make([]byte, editsMax*size)
 	fs.loop.Table.Queue(w.slot) // the machine's first look at what there is to do
 	fs.w = w

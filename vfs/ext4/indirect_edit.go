@@ -160,9 +160,10 @@ func (v *Volume) removeIndirect(ed Editor, in *Inode, from, to Lblk) (Lblk, erro
 		if err != nil {
 			return to, err
 		}
-		if to -= Lblk(done); done > 0 {
-			return to, ErrContinue
+		if to -= Lblk(done); to <= from {
+			return from, nil
 		}
+		return to, ErrContinue
 	}
 	return to, ErrContinue
 }
