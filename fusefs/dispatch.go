@@ -40,7 +40,7 @@ func (t *Transport) dispatch(req []byte) {
 		t.fail(h.Unique, unix.EIO)
 		return
 	}
-	if h.NodeId>>32 != 0 {
+	if h.NodeId>>32 != 0 && h.Opcode != opForget {
 		t.fail(h.Unique, unix.ESTALE)
 		return
 	}

@@ -83,6 +83,9 @@ func (t *Transport) sendIoctl(unique uint64, n int, room uint32) {
 
 // replyIoctl answers an ioctl about an inode.
 func (t *Transport) replyIoctl(r *request, op *vfs.Op) {
+	if op.Code == vfs.OpSetflags || op.Code == vfs.OpSetproject {
+		t.attrsChanged(op.Node) // the kernel does not know that an ioctl sets a time
+	}
 	out := body[ioctlBody](t)
 	n := 4
 	switch r.cmd {

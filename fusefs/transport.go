@@ -267,6 +267,16 @@ func (t *Transport) fail(unique uint64, errno unix.Errno) {
 	t.send(unsafe.Slice((*byte)(unsafe.Pointer(&t.out)), headerSize))
 }
 
+// attrsChanged has the kernel ask anew for the attributes of an inode, if it knows it.
+func (t *Transport) attrsChanged(ino ext4.Ino) {
+	out := body[fuse.NotifyInvalInodeOut](t)
+	// NB: an offset below 0 leaves the cached data alone.
+	*out = fuse.NotifyInvalInodeOut{Ino: inoToNode(ino), Off: -1}
+	n := headerSize + int(unsafe.Sizeof(*out))
+	t.out.header = fuse.OutHeader{Length: uint32(n), Status: -fuse.NOTIFY_INVAL_INODE}
+	t.send(unsafe.Slice((*byte)(unsafe.Pointer(&t.out)), n))
+}
+
 const headerSize = int(unsafe.Sizeof(fuse.OutHeader{}))
 
 // body returns t.out's body, zeroed, as a T.

@@ -378,6 +378,82 @@ func TestWriteAllocations(t *testing.T) {
 	}
 }
 
+// TestReplies has the form of the replies to what changes something.
+func TestReplies(t *testing.T) {
+	b := newBed(t, Config{}, offersAll)
+	attr := vfs.Attr{Ino: 77, Mode: unix.S_IFREG | 0o644, Nlink: 1, Generation: 5}
+	entry, open := int(unsafe.Sizeof(fuse.EntryOut{})), int(unsafe.Sizeof(fuse.OpenOut{}))
+	for _, c := range []struct {
+		opcode uint32
+		size   int
+		first  uint64 // of the body
+		told   bool
+	}{
+		{opSetattr, int(unsafe.Sizeof(fuse.AttrOut{})), 0, false},
+		{opMknod, entry, 77, true}, {opMkdir, entry, 77, true}, {opSymlink, entry, 77, true},
+		{opLink, entry, 77, true}, {opCreate, entry + open, 77, true},
+		{opTmpfile, entry + open, 77, true},
+		{opUnlink, 0, 0, false}, {opRmdir, 0, 0, false}, {opRename, 0, 0, false},
+		{opRename2, 0, 0, false}, {opFsync, 0, 0, false}, {opFsyncdir, 0, 0, false},
+		{opSyncfs, 0, 0, false}, {opFallocate, 0, 0, false}, {opSetxattr, 0, 0, false},
+		{opRemovexattr, 0, 0, false},
+		{opWrite, 8, 4096, false}, {opCopyFileRange, 8, 99, false},
+		{opCopyFileRange64, 8, 99, false},
+	} {
+		s, op := b.fs.Claim(b.front)
+		op.Tag, op.Attr, op.N, op.Value = 1000, attr, 4096, 99
+		*b.reqs.At(s) = request{opcode: c.opcode, flags: unix.O_RDWR}
+		b.Reply(s, op)
+		unique, body, errno := b.await()
+		if unique != 1000 || errno != 0 || len(body) != c.size {
+			t.Errorf("opcode %d: %v, %d bytes, want %d", c.opcode, errno, len(body), c.size)
+			continue
+		}
+		if c.first != 0 && binary.LittleEndian.Uint64(body) != c.first {
+			t.Errorf("opcode %d: % x", c.opcode, body[:8])
+		}
+		if c.size == entry+open && binary.LittleEndian.Uint32(body[entry+8:]) == 0 {
+			t.Errorf("opcode %d: no open flags", c.opcode)
+		}
+		if told := b.lookups.forget(77, 1); told != c.told {
+			t.Errorf("opcode %d: counted %v, want %v", c.opcode, told, c.told)
+		}
+	}
+}
+
+// TestReplyIoctl has the answers of ioctls that change something, and the note to the kernel that
+// goes before them.
+func TestReplyIoctl(t *testing.T) {
+	b := newBed(t, Config{}, offersAll)
+	for _, c := range []struct {
+		cmd    uint32
+		code   vfs.Code
+		want   []byte
+		noting bool
+	}{
+		{fsIocSetFlags, vfs.OpSetflags, nil, true},
+		{fsIocSetXattr, vfs.OpSetproject, nil, true},
+		{fsIocSetLabel, vfs.OpSetlabel, nil, false},
+		{ext4Shutdown, vfs.OpShutdown, nil, false},
+		{fitrim, vfs.OpTrim, le64(1, 99, 3), false},
+	} {
+		s, op := b.fs.Claim(b.front)
+		op.Tag, op.Code, op.Node, op.Value, op.Off, op.Off2 = 1000, c.code, 2, 99, 1, 3
+		*b.reqs.At(s) = request{opcode: opIoctl, cmd: c.cmd, size: 24}
+		b.Reply(s, op)
+		if c.noting {
+			unique, body, errno := b.await()
+			if unique != 0 || int32(errno) != -2 || !bytes.Equal(body, le64(1, 1<<64-1, 0)) {
+				t.Errorf("%#x: note %d, %d, % x", c.cmd, unique, errno, body)
+			}
+		}
+		_, body, errno := b.await()
+		if errno != 0 || !bytes.Equal(body, append(make([]byte, 16), c.want...)) {
+			t.Errorf("%#x: %v, % x", c.cmd, errno, body)
+		}
+	}
+}
+
 // FuzzRequest has any bytes for a request: it must not fall over, and not lose a slot.
 func FuzzRequest(f *testing.F) {
 	f.Add(uint32(opRename2), fixed(fuse.RenameIn{}))
