@@ -232,7 +232,8 @@ func (u *Uring) mapRings(p *uringParams) (err error) {
 	}
 	at := func(off uint32) *uint32 { return (*uint32)(unsafe.Pointer(&u.sqMem[off])) }
 	u.sq = subQueue{head: at(p.sqOff.head), tail: at(p.sqOff.tail), flags: at(p.sqOff.flags),
-		mask: *at(p.sqOff.ringMask), entries: p.sqEntries, sqes: unsafe.Slice((*sqe)(unsafe.Pointer(&u.sqeMem[0])), p.sqEntries)}
+		mask: *at(p.sqOff.ringMask), entries: p.sqEntries,
+		sqes: unsafe.Slice((*sqe)(unsafe.Pointer(&u.sqeMem[0])), p.sqEntries)}
 	u.cq = compQueue{head: at(p.cqOff.head), tail: at(p.cqOff.tail), mask: *at(p.cqOff.ringMask),
 		cqes: unsafe.Slice((*cqe)(unsafe.Pointer(&u.sqMem[p.cqOff.cqes])), p.cqEntries)}
 	// Entry i of the queue is always sqe i: the indirection array is filled once.

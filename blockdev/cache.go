@@ -51,15 +51,28 @@ type frame struct {
 	state   frameState
 	ref     bool // clock bit
 	errno   unix.Errno
+
+	// What keeps a changed block here until it is in place; see cache_write.go.
+
+	running bool   // changed by the running transaction
+	closed  bool   // in the transaction that is being committed
+	dirty   bool   // in a durable transaction, and not in place
+	tid     uint32 // of the newest durable one, if dirty
+	edited  uint32 // attempt that changed it last
 }
+
+// changed says that the frame holds what the device does not.
+func (fr *frame) changed() bool { return fr.running || fr.closed || fr.dirty }
 
 // Cache holds metadata blocks of one device, read on demand and evicted by clock. Bulk file data
 // does not go through it. A unit is a filesystem block, or a sector where that is larger, so
 // that O_DIRECT is possible on 4096-byte sectors with 1 KiB blocks. It is the provider of its
 // own reads and belongs to the loop's thread.
 //
-// Invariants: a frame that is being read, is pinned, or was touched by the running attempt is not
-// evicted. Slots that have stalled hold at most Tickets × PinsMax pins, less than half of the
+// Invariants: a frame that is being read, is pinned, was changed and is not in place yet, or was
+// touched by the running attempt is not evicted. Changed frames are at most a quarter (the owner of
+// the transactions sees to that). Slots that have stalled hold at most Tickets × PinsMax pins, less
+// than half of the
 // frames, and read-ahead at most a quarter: there is always a frame to evict.
 type Cache struct {
 	loop   *asyncq.Loop
@@ -78,6 +91,10 @@ type Cache struct {
 
 	unitBits  uint8
 	blockBits uint8
+
+	running []Frame // frames of the running transaction
+	closed  []Frame // frames of the one that is being committed
+	dirty   int     // frames that are dirty
 
 	tickets   int
 	noTickets asyncq.WaitList
@@ -99,6 +116,7 @@ func NewCache(l *asyncq.Loop, dev Device, blockBits uint8, mem []byte) (*Cache, 
 	c := &Cache{loop: l, table: l.Table, dev: dev, mem: mem, frames: make([]frame, n),
 		checked: make([]Checked, n<<(unitBits-blockBits)), index: make([]int32, size),
 		indexMask: uint64(size - 1), unitBits: unitBits, blockBits: blockBits,
+		running: make([]Frame, 0, n), closed: make([]Frame, 0, n),
 		tickets: n / (2 * PinsMax)}
 	c.id = l.Register("block cache", c)
 	return c, nil
@@ -243,7 +261,7 @@ func (c *Cache) evict() Frame {
 		switch {
 		case fr.state == frameEmpty:
 			return f
-		case fr.pins > 0 || fr.state == frameReading || fr.epoch == c.epoch:
+		case fr.pins > 0 || fr.state == frameReading || fr.epoch == c.epoch || fr.changed():
 		case fr.ref:
 			fr.ref = false
 		default:

@@ -47,7 +47,8 @@ func TestFaultFail(t *testing.T) {
 func TestFaultPartial(t *testing.T) {
 	for _, kind := range []FaultKind{FaultShort, FaultTorn, FaultLost} {
 		for sectors := range 10 {
-			r, dev, mem := faulty(t, 1, FaultRule{Kind: kind, Sectors: sectors, Off: 4096, Len: 512})
+			rule := FaultRule{Kind: kind, Sectors: sectors, Off: 4096, Len: 512}
+			r, dev, mem := faulty(t, 1, rule)
 			before := bytes.Clone(mem.Bytes())
 			buf := pages(t, 4096)
 			if res := r.do(dev, asyncq.IO{Op: asyncq.OpWrite, Off: 8192, Buf: buf}); res != 4096 {

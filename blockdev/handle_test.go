@@ -47,7 +47,8 @@ func TestProviderModel(t *testing.T) {
 			rt.Fatal("the device holds other bytes than the model")
 		}
 		if len(p.free) != bounceCount || p.writers != 0 || p.rmw {
-			rt.Fatalf("left over: %d buffers free, %d writers, rmw %v", len(p.free), p.writers, p.rmw)
+			rt.Fatalf("left over: %d buffers free, %d writers, rmw %v", len(p.free), p.writers,
+				p.rmw)
 		}
 		_ = r.loop.Close()
 	})
@@ -64,7 +65,8 @@ func providerRound(rt *rapid.T, l *asyncq.Loop, p *Provider, model, arena []byte
 	used := 0 // of arena
 	for off := 0; off < len(model)+100 && len(ops) < 30; {
 		off += rapid.SampledFrom([]int{0, 0, 1, 100, 511, 4000}).Draw(rt, "gap")
-		n := rapid.SampledFrom([]int{0, 1, 100, 512, 513, 4096, 5000, 70_000, 140_000}).Draw(rt, "n")
+		lengths := []int{0, 1, 100, 512, 513, 4096, 5000, 70_000, 140_000}
+		n := rapid.SampledFrom(lengths).Draw(rt, "n")
 		used += rapid.SampledFrom([]int{0, 1, 512}).Draw(rt, "align")
 		if n > len(arena)-used {
 			break
@@ -92,7 +94,8 @@ func providerRound(rt *rapid.T, l *asyncq.Loop, p *Provider, model, arena []byte
 		n, err := l.Release(o.id)
 		if n != want || o.read && err != nil ||
 			!o.read && (want < len(o.buf)) != (err == unix.ENOSPC) {
-			rt.Fatalf("read %v of %d at %d: %d, %v; want %d", o.read, len(o.buf), o.off, n, err, want)
+			rt.Fatalf("read %v of %d at %d: %d, %v; want %d", o.read, len(o.buf), o.off, n, err,
+				want)
 		}
 		if o.read && n > 0 && !bytes.Equal(o.buf[:n], model[o.off:o.off+n]) {
 			rt.Fatalf("%d bytes at %d read other bytes", n, o.off)
@@ -228,7 +231,8 @@ func TestProviderMisuse(t *testing.T) {
 			t.Errorf("read %v at %d: %d, %v; want %d, %v", c.isRead, c.off, n, err, c.n, c.err)
 		}
 	}
-	if _, err := NewProvider(r.loop, NewMem(r.loop, "mem", nil, 128<<10, false)); err != unix.EINVAL {
+	wide := NewMem(r.loop, "mem", nil, 128<<10, false)
+	if _, err := NewProvider(r.loop, wide); err != unix.EINVAL {
 		t.Errorf("sectors of 128 KiB: %v", err)
 	}
 }

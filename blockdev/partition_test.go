@@ -28,7 +28,8 @@ var partitionScripts = map[string]string{
 	"gpt": "label: gpt\n1 : start=2048, size=4096\n3 : start=8192, size=2048\n" +
 		"128 : start=20480, size=1\n",
 	"gpt small": "label: gpt\ntable-length: 4\n2 : start=2048, size=100\n",
-	"mbr":       "label: dos\n1 : start=2048, size=2048, type=83\n4 : start=8192, size=8192, type=c\n",
+	"mbr": "label: dos\n1 : start=2048, size=2048, type=83\n" +
+		"4 : start=8192, size=8192, type=c\n",
 	"mbr logical": "label: dos\n2 : start=2048, size=2048\n3 : start=6144, size=40000, type=5\n" +
 		"5 : start=8192, size=1024\n6 : start=12288, size=2048\n7 : start=20480, size=3\n" +
 		"1 : start=50000, size=100\n",

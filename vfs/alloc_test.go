@@ -83,15 +83,21 @@ func TestNoAllocations(t *testing.T) {
 		"read": func(op *vfs.Op) {
 			op.Code, op.Node, op.Off, op.Size = vfs.OpRead, file.Ino, 8192, 32768
 		},
-		"readlink":    func(op *vfs.Op) { op.Code, op.Node = vfs.OpReadlink, link.Ino },
-		"readdir":     func(op *vfs.Op) { op.Code, op.Node, op.Size = vfs.OpReaddir, dir.Ino, 4096 },
-		"readdirplus": func(op *vfs.Op) { op.Code, op.Node, op.Size = vfs.OpReaddirPlus, dir.Ino, 4096 },
+		"readlink": func(op *vfs.Op) { op.Code, op.Node = vfs.OpReadlink, link.Ino },
+		"readdir": func(op *vfs.Op) {
+			op.Code, op.Node, op.Size = vfs.OpReaddir, dir.Ino, 4096
+		},
+		"readdirplus": func(op *vfs.Op) {
+			op.Code, op.Node, op.Size = vfs.OpReaddirPlus, dir.Ino, 4096
+		},
 		"getxattr": func(op *vfs.Op) {
 			op.Code, op.Node, op.Size = vfs.OpGetxattr, xattr.Ino, 4096
 			op.SetName(key)
 		},
-		"listxattr": func(op *vfs.Op) { op.Code, op.Node, op.Size = vfs.OpListxattr, xattr.Ino, 4096 },
-		"lseek":     func(op *vfs.Op) { op.Code, op.Node, op.Arg = vfs.OpLseek, file.Ino, 4 },
+		"listxattr": func(op *vfs.Op) {
+			op.Code, op.Node, op.Size = vfs.OpListxattr, xattr.Ino, 4096
+		},
+		"lseek": func(op *vfs.Op) { op.Code, op.Node, op.Arg = vfs.OpLseek, file.Ino, 4 },
 	} {
 		f.run(t, b.loop, fill)
 		if n := testing.AllocsPerRun(200, func() { f.run(t, b.loop, fill) }); n != 0 {

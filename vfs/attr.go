@@ -7,7 +7,7 @@ import (
 )
 
 func prepareGetattr(fs *FS, tx *Tx, op *Op) error {
-	if err := fs.vol.ReadInode(tx, op.Node, &fs.inode); err != nil {
+	if err := fs.readInode(tx, op.Node, &fs.inode); err != nil {
 		return err
 	}
 	fs.attr(&fs.inode, &op.Attr)

@@ -6,10 +6,7 @@ import (
 )
 
 // CanWrite says whether filesystems can be mounted for writing.
-const CanWrite = false
-
-// AclKillSgid in Op.Arg of OpSetxattr: the setter is not in the file's group, so that setgid goes.
-const AclKillSgid = 1 << 16
+const CanWrite = true
 
 // ClaimReserved is Claim for what gives resources back (OpEvict): when the table is full it takes
 // one of the reserved slots. The front bounds how many of those it has.

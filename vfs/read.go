@@ -35,7 +35,7 @@ func prepareRead(fs *FS, tx *Tx, op *Op) error {
 // readable reads the inode of op into fs.inode and says whether its data can be read.
 func (fs *FS) readable(tx *Tx, op *Op) error {
 	in := &fs.inode
-	if err := fs.vol.ReadInode(tx, op.Node, in); err != nil {
+	if err := fs.readInode(tx, op.Node, in); err != nil {
 		return err
 	}
 	switch in.Type() {

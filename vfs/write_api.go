@@ -53,8 +53,6 @@ type WriteConfig struct {
 }
 
 // Orphan says that an inode has no name any more and is to be freed when nobody holds it.
-func (fs *FS) Orphan(ino ext4.Ino) bool { return false }
-
-// Unmount writes everything in place, marks the filesystem clean, and returns when that is
-// durable. Nobody runs the loop: it is turned here.
-func (fs *FS) Unmount() error { return nil }
+func (fs *FS) Orphan(ino ext4.Ino) bool {
+	return fs.w != nil && fs.w.orphans.Has(ino)
+}

@@ -84,7 +84,8 @@ func TestStatFS(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"ext2-1k", "ext4-1k", "ext4-4k", "csum32", "bigalloc", "meta-bg"} {
+	names := []string{"ext2-1k", "ext4-1k", "ext4-4k", "csum32", "bigalloc", "meta-bg"}
+	for _, name := range names {
 		img, ok := manifest.Find(images, name)
 		if !ok {
 			t.Errorf("no image %s", name)

@@ -23,6 +23,43 @@ func (in *Inode) Rdev() uint32 {
 	return minor&0xff | major<<8 | minor&^0xff<<12
 }
 
+// SetRdev is the inverse of Rdev: small numbers in the old form, as the kernel writes them.
+func (in *Inode) SetRdev(rdev uint32) {
+	major, minor := rdev>>8&0xfff, rdev&0xff|rdev>>12&0xfff00
+	if major < 256 && minor < 256 {
+		le.PutUint32(in.IBlock[:], major<<8|minor)
+		return
+	}
+	le.PutUint32(in.IBlock[4:], minor&0xff|major<<8|minor&^0xff<<12)
+}
+
+// SizeMax is the largest size that a file can have, in bytes.
+func (v *Volume) SizeMax(in *Inode) uint64 {
+	if !v.HasROCompat(ROCompatLargeFile) {
+		return 1<<31 - 1
+	}
+	if in.Flags&FlagExtents != 0 || in.Flags&FlagInlineData != 0 && v.HasIncompat(IncompatExtents) {
+		return lblkMax << v.BlockBits
+	}
+	per := uint64(v.BlockSize / 4)
+	blocks := directBlocks + per + per*per + per*per*per
+	if !v.HasROCompat(ROCompatHugeFile) { // i_blocks counts sectors in 32 bits
+		blocks = min(blocks, (1<<32-1)>>(v.BlockBits-9)-3-2*per)
+	}
+	return min(blocks, lblkMax) << v.BlockBits
+}
+
+// HasMapping says whether i_block maps blocks, and does not hold something else.
+func (v *Volume) HasMapping(in *Inode) bool {
+	switch in.Type() {
+	case unix.S_IFREG, unix.S_IFDIR:
+		return in.Flags&FlagInlineData == 0
+	case unix.S_IFLNK:
+		return in.Flags&FlagInlineData == 0 && !v.fastSymlink(in)
+	}
+	return false
+}
+
 // InodeBlock returns the block and the byte offset in it at which inode ino stands. ESTALE: there
 // is no such inode.
 func (v *Volume) InodeBlock(ino Ino) (Block, int, error) {
@@ -37,6 +74,15 @@ func (v *Volume) InodeBlock(ino Ino) (Block, int, error) {
 
 // ReadInode reads inode ino. ESTALE: it is free, or out of range. Errors of src, CorruptError.
 func (v *Volume) ReadInode(src Source, ino Ino, in *Inode) error {
+	return v.readInode(src, ino, in, false)
+}
+
+// ReadUnlinked is ReadInode for an inode that is known to be an orphan: it may have no links.
+func (v *Volume) ReadUnlinked(src Source, ino Ino, in *Inode) error {
+	return v.readInode(src, ino, in, true)
+}
+
+func (v *Volume) readInode(src Source, ino Ino, in *Inode, unlinked bool) error {
 	b, off, err := v.InodeBlock(ino)
 	if err != nil {
 		return err
@@ -46,7 +92,7 @@ func (v *Volume) ReadInode(src Source, ino Ino, in *Inode) error {
 		return err
 	}
 	raw := buf.Data[off : off+int(v.InodeSize)]
-	if le.Uint16(raw[iLinksCount:]) == 0 {
+	if le.Uint16(raw[iLinksCount:]) == 0 && !unlinked {
 		return unix.ESTALE
 	}
 	in.Ino, in.Where, in.Offset = ino, b, off

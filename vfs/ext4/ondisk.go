@@ -24,6 +24,9 @@ const (
 	sBlocksPerGroup    = 0x20
 	sClustersPerGroup  = 0x24
 	sInodesPerGroup    = 0x28
+	sMtime             = 0x2c
+	sWtime             = 0x30
+	sMntCount          = 0x34
 	sMagic             = 0x38
 	sState             = 0x3a
 	sErrors            = 0x3c
@@ -37,6 +40,7 @@ const (
 	sFeatureROCompat   = 0x64
 	sUUID              = 0x68
 	sVolumeName        = 0x78
+	sLastMounted       = 0x88
 	sReservedGdtBlocks = 0xce
 	sJournalUUID       = 0xd0
 	sJournalInum       = 0xe0
@@ -54,7 +58,9 @@ const (
 	sMinExtraISize     = 0x15c
 	sWantExtraISize    = 0x15e
 	sFlags             = 0x160
+	sFreeBlocksHi      = 0x158
 	sChecksumType      = 0x175
+	sKbytesWritten     = 0x178
 	sErrorCount        = 0x194
 	sOverheadClusters  = 0x248
 	sBackupBGs         = 0x24c
@@ -152,6 +158,8 @@ const (
 	ehEntries = 0x2
 	ehMax     = 0x4
 	ehDepth   = 0x6
+
+	ehGeneration = 0x8
 
 	eeBlock   = 0x0
 	eeLen     = 0x4

@@ -26,8 +26,10 @@ type Space struct {
 	// freed is the set that takes what is freed now.
 	freed BusySet
 	undo  []spaceUndo
-	// ranges are what was freed for good since the last Release, for discard.
-	lastOrlov Group
+	// Scratch for splitting a leaf of a directory: its entries and its contents.
+	leafEntries []leafEntry
+	block       []byte
+	acl         []byte // an ACL that is being inherited or changed
 }
 
 // BusySet is a set of clusters that must not be allocated though the bitmaps show them free.
@@ -88,7 +90,9 @@ const undoMax = 1024
 func NewSpace(v *Volume) *Space {
 	s := &Space{v: v, groups: make([]groupSpace, v.GroupsCount),
 		undo: make([]spaceUndo, 0, undoMax), freed: busyFreed0,
-		keep: int64(v.reservedBlocks() >> v.ClusterBits)}
+		keep:        int64(v.reservedBlocks() >> v.ClusterBits),
+		leafEntries: make([]leafEntry, 0, v.BlockSize/deSizeMin), block: make([]byte, v.BlockSize),
+		acl: make([]byte, v.BlockSize)}
 	copy(s.groups, v.groups)
 	for i := range s.groups {
 		g := &s.groups[i]

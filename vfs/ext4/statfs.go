@@ -15,9 +15,17 @@ const reservedClustersMax = 4096
 
 // StatFS returns the counts as of Open. Blocks leaves out what metadata takes (bsddf), or counts
 // the whole device (minixdf).
-func (v *Volume) StatFS(minix bool) StatFS {
-	st := StatFS{Blocks: uint64(v.BlocksCount), Bfree: v.freeClusters << v.ClusterBits,
-		Files: uint64(v.InodesCount), Ffree: v.freeInodes, Bsize: v.BlockSize, NameLen: 255}
+func (v *Volume) StatFS(minix bool) StatFS { return v.statFS(minix, v.freeClusters, v.freeInodes) }
+
+// StatFS is Volume.StatFS with the counts as of now.
+func (s *Space) StatFS(minix bool) StatFS {
+	free := s.freeClusters - s.busyClusters[BusyReserved]
+	return s.v.statFS(minix, uint64(max(free, 0)), uint64(s.freeInodes))
+}
+
+func (v *Volume) statFS(minix bool, clusters, inodes uint64) StatFS {
+	st := StatFS{Blocks: uint64(v.BlocksCount), Bfree: clusters << v.ClusterBits,
+		Files: uint64(v.InodesCount), Ffree: inodes, Bsize: v.BlockSize, NameLen: 255}
 	if !minix {
 		st.Blocks -= min(v.overhead, st.Blocks)
 	}

@@ -152,6 +152,8 @@ func (v *Volume) decodeSizes() error {
 				v.BlockSize)
 		}
 		v.ClusterBits = uint8(logCluster - logBlock)
+	} else if logCluster != logBlock {
+		return superError("cluster size 2^(10+%d) without bigalloc", logCluster)
 	}
 	v.InodeSize, v.FirstInode = inodeSizeGood, 11
 	if v.u32(sRevLevel) >= revDynamic {

@@ -41,6 +41,7 @@ type Volume struct {
 	groups       []groupSpace // of the group descriptors when opened
 	freeClusters uint64       // sums over them
 	freeInodes   uint64
+	orphanSeed   uint32 // of the checksums of the orphan file
 	overhead     uint64 // blocks of metadata; see SetOverhead
 }
 

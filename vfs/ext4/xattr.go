@@ -27,7 +27,9 @@ var xattrPrefixes = [...]string{
 	XattrIndexHurd:       "gnu.",
 }
 
-func isACL(index uint8) bool { return index == XattrIndexACLAccess || index == XattrIndexACLDefault }
+func isACL(index uint8) bool {
+	return index == XattrIndexACLAccess || index == XattrIndexACLDefault
+}
 
 // XattrIndex splits the name of an attribute into its prefix's index and the rest. ok is false
 // for a name that ext4 cannot hold.

@@ -27,10 +27,13 @@ const (
 	blockRevoke     = 5
 )
 
+// SuperSize is the size of the journal's superblock in bytes.
+const SuperSize = 1024
+
 // struct journal_superblock_s ("Super Block"): the first block of the log. What lies behind
 // s_errno is there in version 2 only.
 const (
-	superSize = 1024
+	superSize = SuperSize
 
 	sBlocksize       = 0x0c
 	sMaxlen          = 0x10
@@ -114,6 +117,7 @@ const (
 	hChksumSize = 0xd
 	hChksum     = 0x10
 	hCommitSec  = 0x30
+	hCommitNsec = 0x38
 	commitSize  = 0x40
 
 	chksumCRC32     = 1 // JBD2_CRC32_CHKSUM, of h_chksum_type

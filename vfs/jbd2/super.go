@@ -95,6 +95,18 @@ func (l *Log) checkFeatures() error {
 	if names != nil {
 		return &FeatureError{names}
 	}
+	if err := l.checkTags(); err != nil || !l.csummed() {
+		return err
+	}
+	if crc32cZeroed(^uint32(0), l.super[:], sChecksum) != l.u32(sChecksum) {
+		return superError("wrong checksum")
+	}
+	return nil
+}
+
+// checkTags takes in what the features say of tags and checksums.
+func (l *Log) checkTags() error {
+	l.tagBytes = tagSize32
 	if l.has(incompatCsumV2) && l.has(incompatCsumV3) {
 		return superError("checksums of versions 2 and 3 at the same time")
 	}
@@ -115,9 +127,6 @@ func (l *Log) checkFeatures() error {
 	}
 	if l.super[sChecksumType] != checksumCRC32C {
 		return superError("s_checksum_type %d is unknown", l.super[sChecksumType])
-	}
-	if crc32cZeroed(^uint32(0), l.super[:], sChecksum) != l.u32(sChecksum) {
-		return superError("wrong checksum")
 	}
 	l.csumSeed = crc32c(^uint32(0), l.super[sUUID:sUUID+16])
 	return nil
@@ -183,6 +192,12 @@ func (l *Log) Users() uint32 { return l.u32(sNrUsers) }
 // offset returns the byte on the log's device at which a block begins. b is below the number of
 // blocks in the runs.
 func (l *Log) offset(b LogBlock) int64 {
+	r := l.runOf(b)
+	return int64(uint64(r.Phys)+uint64(b-r.First)) << l.c.BlockBits
+}
+
+// runOf returns the run that holds a block.
+func (l *Log) runOf(b LogBlock) *Run {
 	low, high := 0, len(l.c.Runs)
 	for low+1 < high {
 		if mid := (low + high) / 2; l.c.Runs[mid].First <= b {
@@ -191,15 +206,12 @@ func (l *Log) offset(b LogBlock) int64 {
 			high = mid
 		}
 	}
-	r := &l.c.Runs[low]
-	return int64(uint64(r.Phys)+uint64(b-r.First)) << l.c.BlockBits
+	return &l.c.Runs[low]
 }
 
 // writeSuper writes the journal's superblock, and returns when it is on stable storage.
 func (l *Log) writeSuper() error {
-	if l.csummed() {
-		be.PutUint32(l.super[sChecksum:], crc32cZeroed(^uint32(0), l.super[:], sChecksum))
-	}
+	l.sealSuper()
 	if _, err := l.c.Log.WriteAt(l.super[:], l.offset(l.c.Super)); err != nil {
 		return fmt.Errorf("writing the journal's superblock: %w", err)
 	}
@@ -207,6 +219,12 @@ func (l *Log) writeSuper() error {
 		return fmt.Errorf("writing the journal's superblock: %w", err)
 	}
 	return nil
+}
+
+func (l *Log) sealSuper() {
+	if l.csummed() {
+		be.PutUint32(l.super[sChecksum:], crc32cZeroed(^uint32(0), l.super[:], sChecksum))
+	}
 }
 
 // MarkEmpty records that all transactions are in place, which the caller has made sure of by
