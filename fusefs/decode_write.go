@@ -12,8 +12,8 @@ import (
 	"asyncfsd/vfs/ext4"
 )
 
-// decodeWrite fills in op from a request that changes the filesystem, or makes changes durable. data
-// is the part of the request that becomes op's payload, nil for none.
+// decodeWrite fills in op from a request that changes the filesystem, or makes changes durable.
+// data is the part of the request that becomes op's payload, nil for none.
 func (t *Transport) decodeWrite(op *vfs.Op, r *request, req []byte) (data []byte,
 	errno unix.Errno) {
 	switch r.opcode {

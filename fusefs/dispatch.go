@@ -40,7 +40,7 @@ func (t *Transport) dispatch(req []byte) {
 		t.fail(h.Unique, unix.EIO)
 		return
 	}
-	if h.NodeId>>32 != 0 {
+	if h.NodeId>>32 != 0 && h.Opcode != opForget {
 		t.fail(h.Unique, unix.ESTALE)
 		return
 	}
@@ -112,7 +112,8 @@ func (t *Transport) immediate(h *fuse.InHeader, req []byte) bool {
 	return true
 }
 
-// changes says whether an opcode is one of those that change the filesystem or make changes durable.
+// changes says whether an opcode is one of those that change the filesystem, or make changes
+// durable.
 func changes(opcode uint32) bool { return (opsWriteMask|opsSyncMask)>>opcode&1 != 0 }
 
 // refused answers what a read-only mount never does.

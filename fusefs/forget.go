@@ -40,7 +40,7 @@ func (t *Transport) forgotten(ino ext4.Ino, n uint64) {
 
 // unknown has an inode that the kernel does not know evicted if it has no name any more.
 func (t *Transport) unknown(ino ext4.Ino) {
-	if t.fs.Orphan(ino) {
+	if t.orphan(ino) {
 		t.orphans = append(t.orphans, ino)
 		t.evict()
 	}
@@ -58,7 +58,7 @@ func (t *Transport) evict() {
 	for t.canEvict() {
 		last := len(t.orphans) - 1
 		ino := t.orphans[last]
-		if t.Held(ino) || !t.fs.Orphan(ino) {
+		if t.Held(ino) || !t.orphan(ino) {
 			t.orphans = t.orphans[:last]
 			continue
 		}

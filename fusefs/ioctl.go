@@ -83,6 +83,9 @@ func (t *Transport) sendIoctl(unique uint64, n int, room uint32) {
 
 // replyIoctl answers an ioctl about an inode.
 func (t *Transport) replyIoctl(r *request, op *vfs.Op) {
+	if op.Code == vfs.OpSetflags || op.Code == vfs.OpSetproject {
+		t.attrsChanged(op.Node) // the kernel does not know that an ioctl sets a time
+	}
 	out := body[ioctlBody](t)
 	n := 4
 	switch r.cmd {
@@ -147,8 +150,8 @@ func fromXflags(x uint32) (flags uint32, known bool) {
 	return flags, x == 0
 }
 
-// decodeIoctl fills in op from an ioctl that needs the filesystem. What the kernel checks of them is
-// who may change the flags of an inode, but not who may do what is for root.
+// decodeIoctl fills in op from an ioctl that needs the filesystem. The kernel has checked who may
+// change the flags of an inode, but not who may do what is for root.
 func decodeIoctl(op *vfs.Op, r *request, req []byte) unix.Errno {
 	a := in[fuse.IoctlIn](req)
 	if a == nil {

@@ -31,6 +31,9 @@ const (
 	// copyMax is the largest WRITE, in bytes, that is copied to a small buffer: cheaper than to
 	// keep one of the few large ones busy for it.
 	copyMax = 16 << 10
+	// copySpare is how many small buffers copies leave: a write that begins or ends within a sector
+	// needs a second buffer, which must not be held by others that wait for theirs.
+	copySpare = 32
 	// maxPages is the largest READ in pages: the payload buffers hold 1 MiB.
 	maxPages = 256
 	// requestsPerTurn bounds how many requests one turn of the loop takes in before completions
@@ -89,6 +92,7 @@ type Transport struct {
 	// lookups says what the kernel knows. orphans are the inodes that wait for their eviction, and
 	// evictsReserved how many evictions have a reserved slot.
 	lookups        lookups
+	orphan         func(ext4.Ino) bool // FS.Orphan
 	orphans        []ext4.Ino
 	evictsReserved int
 
@@ -125,7 +129,8 @@ func New(fs *vfs.FS, fd int, c Config) (*Transport, error) {
 	}
 	t := &Transport{fs: fs, loop: l, fd: fd, config: c, log: c.Log,
 		reqs: asyncq.NewBlobs[request](l.Table), maxWrite: maxWrite, lookups: newLookups(),
-		ready: make(chan struct{}), readable: true, owner: uint32(os.Getuid())}
+		orphan: fs.Orphan,
+		ready:  make(chan struct{}), readable: true, owner: uint32(os.Getuid())}
 	if c.ReadOnly {
 		t.maxWrite = readOnlyMaxWrite
 	}
@@ -209,11 +214,11 @@ func (t *Transport) receive() {
 // hand, which goes with it, or in a smaller one that it is copied to. It leaves op.Size alone.
 func (t *Transport) keep(op *vfs.Op, data []byte) {
 	arena := t.fs.Arena()
-	if op.Code != vfs.OpWrite || len(data) <= copyMax {
-		if op.Buf = arena.Get(len(data)); op.Buf != 0 {
-			copy(arena.Payload(op.Buf), data)
-			return
-		}
+	small := op.Code != vfs.OpWrite || len(data) <= copyMax
+	if small && arena.Free(len(data)) > copySpare {
+		op.Buf = arena.Get(len(data))
+		copy(arena.Payload(op.Buf), data)
+		return
 	}
 	op.Buf, t.hand = t.hand, 0
 	// NB: the data of a WRITE are there already; copy sees that and returns.
@@ -260,6 +265,16 @@ func (t *Transport) reply(unique uint64, n int) (taken bool) {
 func (t *Transport) fail(unique uint64, errno unix.Errno) {
 	t.out.header = fuse.OutHeader{Length: uint32(headerSize), Status: -int32(errno), Unique: unique}
 	t.send(unsafe.Slice((*byte)(unsafe.Pointer(&t.out)), headerSize))
+}
+
+// attrsChanged has the kernel ask anew for the attributes of an inode, if it knows it.
+func (t *Transport) attrsChanged(ino ext4.Ino) {
+	out := body[fuse.NotifyInvalInodeOut](t)
+	// NB: an offset below 0 leaves the cached data alone.
+	*out = fuse.NotifyInvalInodeOut{Ino: inoToNode(ino), Off: -1}
+	n := headerSize + int(unsafe.Sizeof(*out))
+	t.out.header = fuse.OutHeader{Length: uint32(n), Status: -fuse.NOTIFY_INVAL_INODE}
+	t.send(unsafe.Slice((*byte)(unsafe.Pointer(&t.out)), n))
 }
 
 const headerSize = int(unsafe.Sizeof(fuse.OutHeader{}))

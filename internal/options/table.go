@@ -104,8 +104,8 @@ func init() {
 	refuse("bind rbind move", "not a filesystem to be mounted elsewhere")
 }
 
-// initIgnored has the harmless options: they ask for what is always so, or say something to mount(8)
-// and fstab only.
+// initIgnored has the harmless options: they ask for what is always so, or say something to
+// mount(8) and fstab only.
 func initIgnored() {
 	ignore("defaults user users nouser owner group nofail auto noauto _netdev comment " +
 		"silent loud mand nomand iversion noiversion i_version")
