@@ -309,9 +309,7 @@ func (v *Volume) searchable(ed Editor, g Group) ([]byte, error) {
 	}
 	bitmap, err := v.bitmapOf(ed, g, d, &blockBitmap)
 	if bitmap == nil && err == nil {
-		_, bitmap, err = v.editBitmap(ed, g, &blockBitmap)
-		if err == nil {
-			d, err = v.desc(ed, g, true)
+		if d, bitmap, err = v.editBitmap(ed, g, &blockBitmap); err == nil {
 			v.sealBitmap(g, d, bitmap, &blockBitmap)
 		}
 	}

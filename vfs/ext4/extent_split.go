@@ -49,7 +49,11 @@ func (v *Volume) takeNode(ed Editor, in *Inode, m *metaBlocks, depth int) (Block
 	if err != nil {
 		return 0, nil, err
 	}
-	initNode(node, (len(node)-extentEntrySize)/extentEntrySize, depth)
+	most := (len(node) - extentEntrySize) / extentEntrySize
+	if v.nodeEntries != 0 {
+		most = v.nodeEntries
+	}
+	initNode(node, most, depth)
 	return b, node, nil
 }
 

@@ -43,6 +43,10 @@ type Volume struct {
 	freeInodes   uint64
 	orphanSeed   uint32 // of the checksums of the orphan file
 	overhead     uint64 // blocks of metadata; see SetOverhead
+
+	// nodeEntries is how many entries new nodes of extent trees have room for, if it is not 0: a
+	// test makes it few, which makes trees deep.
+	nodeEntries int
 }
 
 // Timespec is a point in time as an inode holds it.
