@@ -24,7 +24,7 @@ func (v *Volume) removeExtents(ed Editor, r *removal) (next Lblk, err error) {
 }
 
 // removeInLeaf removes what a leaf has before to, and returns how far it came.
-func (v *Volume) removeInLeaf(ed Editor, r *removal, p *treePath, to Lblk) (Lblk, error) {
+func (v *Volume) removeInLeaf(ed Editor, r *removal, p *treePath, to Lblk) (_ Lblk, err error) {
 	leaf, last := p.node(r.in, p.depth), p.nodes[p.depth].at
 	first := last + 1
 	var head, rest extent // what stays before and behind the gap of those it cuts
@@ -35,19 +35,28 @@ func (v *Volume) removeInLeaf(ed Editor, r *removal, p *treePath, to Lblk) (Lblk
 			break
 		}
 		begin := max(x.lblk, r.from)
-		done, err := v.freeRun(ed, r, begin, end, x.phys+Block(begin-x.lblk))
-		if err != nil {
+		if to, err = v.reach(r, begin, end, x.phys+Block(begin-x.lblk)); err != nil {
 			return to, err
 		}
-		to = done
-		if done == end {
+		if to == end {
 			r.nodes = 0 // nothing more can be afforded
 			break
 		}
-		first = i
-		head = x.before(done)
+		first, head = i, x.before(to)
 		if i == last {
 			rest = x.after(end)
+		}
+		gap := x.before(end).after(to)
+		if i == last && head.n > 0 && rest.n > 0 {
+			// NB: first the tree. What was freed cannot be allocated for it before it is durable,
+			// but would make a full filesystem look as if it only had to wait.
+			if err := v.replaceExtents(ed, r.in, p, i, 1, [...]extent{head, rest, {}}); err != nil {
+				return to, err
+			}
+			return to, v.freeData(ed, r, to, end, gap.phys)
+		}
+		if err := v.freeData(ed, r, to, end, gap.phys); err != nil {
+			return to, err
 		}
 	}
 	if first > last {

@@ -47,6 +47,22 @@ func (v *Volume) mapBlocks() uint64 {
 	return min(lblkMax, directBlocks+per+per*per+per*per*per)
 }
 
+// mapBlocksIn is the number of blocks that a block map can have if together with its indirect
+// blocks they must not be more than limit.
+func (v *Volume) mapBlocksIn(limit uint64) uint64 {
+	per := uint64(v.BlockSize / 4)
+	if v.mapBlocks()+(1)+(1+per)+(1+per+per*per) <= limit {
+		return v.mapBlocks()
+	}
+	rest, indirect := limit-directBlocks-per, uint64(1+1)
+	if rest < per*per {
+		return limit - indirect - (rest+per-1)/per
+	}
+	rest -= per * per
+	indirect += per + 1 + (rest+per-1)/per + (rest+per*per-1)/(per*per)
+	return min(limit-indirect, v.mapBlocks())
+}
+
 // pointersLeft is how many blocks from lblk on have their pointers in the same block.
 func (v *Volume) pointersLeft(lblk Lblk) uint32 {
 	var p mapPath
@@ -221,8 +237,11 @@ func (v *Volume) removeInNode(ed Editor, r *removal, p *mapPath, to Lblk) (Lblk,
 				n++
 			}
 			low, high := p.base+Lblk(i-n), p.base+Lblk(i)
-			done, err := v.freeRun(ed, r, low, high, b)
+			done, err := v.reach(r, low, high, b)
 			if err != nil {
+				return to, err
+			}
+			if err := v.freeData(ed, r, done, high, b+Block(done-low)); err != nil {
 				return to, err
 			}
 			if n = int(high - done); n > 0 {

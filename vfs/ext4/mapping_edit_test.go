@@ -148,6 +148,8 @@ var bedImages = []bedImage{
 	{"ext2-4k", "-t ext2 -b 4096", 64},
 	{"ext2-csum", "-t ext2 -b 1024 -O metadata_csum,large_file", 40},
 	{"bigalloc", "-t ext4 -b 1024 -O bigalloc -C 16384 -J size=1", 128},
+	{"groups", "-t ext4 -b 1024 -g 512 -O ^has_journal", 24},
+	{"groups-ext2", "-t ext2 -b 1024 -g 512 -O ^resize_inode", 24},
 	{"bigalloc-4k", "-t ext4 -b 4096 -O bigalloc -C 16384 -J size=4", 128},
 }
 

@@ -73,26 +73,24 @@ func (r *removal) afford(g Group) bool {
 	return true
 }
 
-// freeRun frees the blocks [from, to) of a file, which are phys …, from the end backwards as far as
-// the removal may go, and returns how far that is.
-func (v *Volume) freeRun(ed Editor, r *removal, from, to Lblk, phys Block) (Lblk, error) {
+// reach is how far the removal may go through the blocks [from, to) of a file, which are phys …,
+// from the end backwards: to, if it may not remove any.
+func (v *Volume) reach(r *removal, from, to Lblk, phys Block) (Lblk, error) {
 	if !v.checkBlock(phys, uint32(to-from)) || phys < v.FirstDataBlock {
 		return to, Corrupt("file maps blocks outside", r.in.Where, r.in.Offset+iBlock, r.in.Ino)
 	}
 	for to > from {
-		g := v.groupOf(phys + Block(to-from) - 1)
+		end := phys + Block(to-from)
+		g := v.groupOf(end - 1)
 		if !r.afford(g) {
 			break
 		}
-		n := uint32(min(Block(to-from), phys+Block(to-from)-v.groupFirst(g)))
+		n := uint32(min(Block(to-from), end-v.groupFirst(g)))
 		if r.metadata {
 			n = min(n, r.forget)
 			r.forget -= n
 		}
 		r.runs--
-		if err := v.freeData(ed, r, to-Lblk(n), to, phys+Block(to-from)-Block(n)); err != nil {
-			return to, err
-		}
 		to -= Lblk(n)
 	}
 	return to, nil
@@ -102,6 +100,9 @@ func (v *Volume) freeRun(ed Editor, r *removal, from, to Lblk, phys Block) (Lblk
 // freed with the last of its blocks. The mapping still shows what this removal has done already:
 // that is all between to and the end it was called with.
 func (v *Volume) freeData(ed Editor, r *removal, from, to Lblk, phys Block) error {
+	if from == to {
+		return nil
+	}
 	low, high := uint64(from), uint64(to)
 	if r.metadata { // all of it, also what does not free a cluster yet
 		for i := range Block(to - from) {
