@@ -159,7 +159,9 @@ func TestLargestExtents(t *testing.T) {
 		b.compare(f)
 	}
 	convert := func(lblk Lblk, n uint32, written bool) {
-		b.must(f, func(ed Editor, in *Inode) error { return v.ConvertRun(ed, in, lblk, n, written) })
+		b.must(f, func(ed Editor, in *Inode) error {
+			return v.ConvertRun(ed, in, lblk, n, written)
+		})
 		for i := range n {
 			m := f.model[lblk+Lblk(i)]
 			m.unwritten = !written
@@ -247,7 +249,9 @@ func TestMappingErrors(t *testing.T) {
 		{tree, corrupt, noExtents(removes(0, 10))}, // a header is no pointer
 	} {
 		before := c.b.ed.space.freeClusters
-		err := c.b.step(c.b.files[0], func(ed Editor, in *Inode) error { return c.fn(c.b.v, ed, in) })
+		err := c.b.step(c.b.files[0], func(ed Editor, in *Inode) error {
+			return c.fn(c.b.v, ed, in)
+		})
 		if errnoOf(err) != c.want {
 			t.Errorf("%v, not %v", err, c.want)
 		}
@@ -412,4 +416,119 @@ func (b *bed) fill(f *bedFile, lblk Lblk) bool {
 		f.model[lblk] = mappedBlock{phys, false}
 	}
 	return err == nil
+}
+
+// heldEdit is an Editor as the daemon's: blocks are in memory, and allocate none.
+type heldEdit struct {
+	*Edit
+	held map[Block]Buf
+}
+
+func (e *heldEdit) Block(b Block) (Buf, error) {
+	if buf, ok := e.held[b]; ok {
+		return buf, nil
+	}
+	buf, err := e.Edit.Modify(b)
+	if err == nil {
+		e.held[b] = buf
+	}
+	return buf, err
+}
+
+func (e *heldEdit) Modify(b Block) (Buf, error) { return e.Block(b) }
+
+func (e *heldEdit) Fresh(b Block) (Buf, error) {
+	buf, err := e.Edit.Fresh(b)
+	e.held[b] = buf
+	return buf, err
+}
+
+// appender appends blocks to a file which do not join, or are preallocated and become written.
+func appender(t testing.TB, name string, convert bool) (step func()) {
+	b := newBed(t, imageNamed(name), 10)
+	v, ed := b.v, &heldEdit{b.ed.Edit, map[Block]Buf{}}
+	var at Lblk
+	var in Inode
+	fail := func(err error) {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	fail(v.ReadInode(ed, b.files[0].ino, &in))
+	if convert {
+		p, n, err := v.AllocBlocks(ed, Alloc{Want: 4000})
+		fail(err)
+		fail(v.InsertRun(ed, &in, 0, p, n, true))
+		fail(v.WriteInode(ed, &in))
+	}
+	return func() {
+		ed.space.Begin()
+		fail(v.ReadInode(ed, b.files[0].ino, &in))
+		if convert {
+			fail(v.ConvertRun(ed, &in, at, 1, true))
+			at++
+		} else {
+			goal, err := v.Goal(ed, &in, at)
+			fail(err)
+			p, n, err := v.AllocBlocks(ed, Alloc{Goal: goal, Want: 1})
+			fail(err)
+			fail(v.InsertRun(ed, &in, at, p, n, false))
+			at += 2
+		}
+		fail(v.WriteInode(ed, &in))
+	}
+}
+
+// TestAppendAllocates wants no memory allocated by appending, nodes apart, nor by a truncation.
+func TestAppendAllocates(t *testing.T) {
+	for _, name := range []string{"ext4-4k", "ext3-1k"} {
+		for _, convert := range []bool{false, name == "ext4-4k"} {
+			step := appender(t, name, convert)
+			for range 50 {
+				step()
+			}
+			if n := testing.AllocsPerRun(50, step); n != 0 {
+				t.Errorf("%s, convert %v: %v allocations", name, convert, n)
+			}
+		}
+	}
+	b := newBed(t, imageNamed("ext4-1k"), 11)
+	f := b.files[0]
+	for i := range Lblk(800) {
+		b.insert(f, 2*i, 1, false, 0)
+	}
+	ed := &heldEdit{b.ed.Edit, map[Block]Buf{}}
+	in := b.inode(f)
+	to := Lblk(1600)
+	b.ed.space.Begin()
+	ed.space.Close()
+	remove := func() {
+		ed.space.Begin()
+		if _, err := b.v.RemoveRuns(ed, &in, to-10, to); err != nil {
+			t.Fatal(err)
+		}
+		to -= 10
+	}
+	remove()
+	if n := testing.AllocsPerRun(10, remove); n != 0 {
+		t.Errorf("a truncation: %v allocations", n)
+	}
+}
+
+// BenchmarkAppend measures what a small write to the end of a file costs here.
+func BenchmarkAppend(b *testing.B) {
+	for name, convert := range map[string]bool{"insert": false, "convert": true} {
+		b.Run(name, func(b *testing.B) {
+			step, left := func() {}, 0
+			for b.Loop() {
+				if left == 0 {
+					b.StopTimer()
+					step, left = appender(b, "ext4-4k", convert), 4000
+					b.StartTimer()
+				}
+				step()
+				left--
+			}
+		})
+	}
 }

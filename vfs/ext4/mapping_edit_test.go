@@ -530,7 +530,8 @@ func TestMappingStalls(t *testing.T) {
 					b.compare(f)
 				}
 			}
-			if have, want := stalling.ed.space.freeClusters, plain.ed.space.freeClusters; have != want {
+			have, want := stalling.ed.space.freeClusters, plain.ed.space.freeClusters
+			if have != want {
 				t.Errorf("%d clusters are free, not %d", have, want)
 			}
 			sameChanges(t, stalling.ed.Changed(), plain.ed.Changed())

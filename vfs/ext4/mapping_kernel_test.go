@@ -90,7 +90,8 @@ func (b *bed) readPattern(dir string) {
 			if m, ok := f.model[lblk]; ok && !m.unwritten {
 				want = pattern(f, lblk)
 			}
-			if _, err := file.ReadAt(have[:], int64(lblk)<<b.v.BlockBits); err != nil || have != want {
+			_, err := file.ReadAt(have[:], int64(lblk)<<b.v.BlockBits)
+			if err != nil || have != want {
 				b.t.Fatalf("%s, block %d: % x, not % x; %v", f.name, lblk, have, want, err)
 			}
 		}
