@@ -157,16 +157,16 @@ func (w *writer) txMax() int {
 	return n
 }
 
-// begin says on the disk that the filesystem is being written.
+// begin says on the disk that the filesystem is being written: first that the log counts, then
+// where it begins.
 func (w *writer) begin() error {
-	if w.log != nil {
-		if err := w.writeLogSuper(false); err != nil {
-			return err
-		}
-	}
-	return w.editSuper(func(ed ext4.Editor) error {
+	err := w.editSuper(func(ed ext4.Editor) error {
 		return w.fs.vol.MountSuper(ed, w.log != nil, w.c.Mountpoint)
 	})
+	if err != nil || w.log == nil {
+		return err
+	}
+	return w.writeLogSuper(false)
 }
 
 // end says on the disk that everything is in place.
