@@ -219,7 +219,7 @@ func (fs *FS) attempt(s asyncq.Slot, op *Op) {
 		fs.finish(s, op, unix.EIO)
 		return
 	}
-	op.nruns = 0
+	op.nruns, op.more = 0, false
 	err := fs.prepare(tx, op)
 	if tx.stalled && err != asyncq.ErrStall {
 		panic("vfs: " + op.Code.String() + " swallowed a stall")

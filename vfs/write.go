@@ -51,8 +51,7 @@ func prepareWrite(fs *FS, tx *Tx, op *Op) error {
 	}
 	err := fs.mapWrite(tx, op)
 	if err == unix.ENOSPC && op.pos > op.Off {
-		op.more = false // a short write: what is there stays
-		return nil
+		return nil // a short write: what is there stays
 	}
 	return err
 }
@@ -267,7 +266,7 @@ func (fs *FS) publishWrite(tx *Tx, op *Op) error {
 	// Nothing below fails: the round is over.
 	op.npieces = 0
 	op.pos, op.N = op.roundEnd, uint32(op.roundEnd-op.Off)
-	op.phase, op.more = writeMap, false
+	op.phase = writeMap
 	if op.pos < op.Off+uint64(op.Size) {
 		return ext4.ErrContinue
 	}

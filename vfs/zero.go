@@ -43,7 +43,7 @@ func (fs *FS) zeroEdges(tx *Tx, op *Op, in *ext4.Inode) (done bool, err error) {
 		}
 	}
 	if op.nruns == 0 {
-		op.phase, op.more = truncSize, false
+		op.phase = truncSize
 		return true, nil
 	}
 	op.writes = op.phase == truncZero
