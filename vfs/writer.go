@@ -78,6 +78,10 @@ type writer struct {
 	locks     []rangeLock
 	rangeWait asyncq.WaitList
 	aborted   unix.Errno
+	down      bool // shut down: reads fail, too
+	// Where the discards of what a transaction has freed are.
+	discardGroup ext4.Group
+	discardBit   uint32
 	// synced is, by a hash of the inode number, the newest transaction that changed such an inode.
 	synced [syncedSize]uint32
 	// Commits and Placed count for statistics.
@@ -254,6 +258,9 @@ func (w *writer) kick() {
 // admit makes sure that the running transaction has room for another step that changes at most
 // credits blocks, or has the slot wait for it.
 func (w *writer) admit(tx *Tx, credits int) error {
+	if w.down {
+		return unix.EIO
+	}
 	if w.aborted != 0 {
 		return unix.EROFS
 	}
@@ -294,7 +301,11 @@ func (w *writer) Complete(t asyncq.Token, res int32) {
 	if s, ok := w.fs.loop.Table.Lookup(t); !ok || s != w.slot {
 		return
 	}
-	if res < 0 && w.ioErr == 0 {
+	if w.stage == writerDiscard {
+		if res < 0 { // a hint: what the device cannot do is not asked for again
+			w.c.Discard = false
+		}
+	} else if res < 0 && w.ioErr == 0 {
 		w.ioErr = unix.Errno(-res)
 	}
 	if w.inflight--; w.inflight == 0 {
@@ -313,13 +324,17 @@ func (fs *FS) Unmount() error {
 	if w == nil {
 		return nil
 	}
+	w.unmounting = true
 	w.evictions = append(w.evictions[:0], w.orphans.List()...)
 	w.nextEviction()
 	w.kick()
-	for w.unmounting = true; !w.done; {
+	for !w.done {
 		if err := fs.loop.Step(true); err != nil {
 			return err
 		}
+	}
+	if w.down {
+		return nil // as asked for: the next mount recovers
 	}
 	if w.aborted != 0 {
 		return fmt.Errorf("not everything could be written: %w", w.aborted)

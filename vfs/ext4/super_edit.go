@@ -20,6 +20,20 @@ func (v *Volume) sealSuper(super []byte) {
 	}
 }
 
+// SetLabel names the volume; at most 16 bytes.
+func (v *Volume) SetLabel(ed Editor, label []byte) error {
+	super, err := v.editSuper(ed)
+	if err != nil {
+		return err
+	}
+	name := super[sVolumeName : sVolumeName+16]
+	clear(name)
+	copy(name, label)
+	v.sealSuper(super)
+	v.Label = string(label)
+	return nil
+}
+
 // MountSuper records in the superblock that the filesystem is mounted and written: with a journal
 // that it needs recovery, without that it is not clean.
 func (v *Volume) MountSuper(ed Editor, journal bool, mountpoint string) error {
