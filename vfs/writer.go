@@ -145,6 +145,7 @@ func newWriter(fs *FS, c WriteConfig) (*writer, error) {
 		return nil, err
 	}
 	w.evictions = w.orphans.List()
+	fs.dev.Engine().AddBuffers(mem)
 	w.id = fs.loop.Register("journal", w)
 	w.slot = fs.loop.Table.Keep(w.id)
 	fs.tx.edits.images = make([]byte, editsMax*size)
