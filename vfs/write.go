@@ -216,7 +216,7 @@ func (fs *FS) reserve(tx *Tx, op *Op, lblk ext4.Lblk, n uint32) (ext4.Block, uin
 			goal = p.phys + ext4.Block(p.n)
 		}
 	}
-	return fs.vol.AllocBlocks(tx, ext4.Alloc{Goal: goal, Reserve: true, Root: fs.root(op),
+	return fs.vol.ReserveBlocks(tx, in, ext4.Alloc{Goal: goal, Root: fs.root(op),
 		Want: min(n, fs.vol.InsertMax(in, lblk))})
 }
 

@@ -222,6 +222,9 @@ func (v *Volume) AllocBlocks(ed Editor, a Alloc) (Block, uint32, error) {
 		avail -= s.keep
 	}
 	if avail <= 0 {
+		if v.dropWindows(s) {
+			return v.AllocBlocks(ed, a)
+		}
 		return 0, 0, s.full()
 	}
 	clusters := (a.Want + 1<<v.ClusterBits - 1) >> v.ClusterBits
@@ -234,6 +237,9 @@ func (v *Volume) AllocBlocks(ed Editor, a Alloc) (Block, uint32, error) {
 		if err != nil || n > 0 {
 			return b, n << v.ClusterBits, err
 		}
+	}
+	if v.dropWindows(s) {
+		return v.AllocBlocks(ed, a)
 	}
 	return 0, 0, s.full()
 }

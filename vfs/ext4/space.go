@@ -26,6 +26,9 @@ type Space struct {
 	// freed is the set that takes what is freed now.
 	freed BusySet
 	undo  []spaceUndo
+	// windows are parts of BusyReserved, of windowBlocks blocks, see ReserveBlocks.
+	windows      [windowsMax]window
+	windowBlocks int64
 	// Scratch for splitting a leaf of a directory: its entries and its contents.
 	leafEntries []leafEntry
 	block       []byte
@@ -71,6 +74,7 @@ const (
 	undoInodes
 	undoDirs
 	undoBusy
+	undoWindow
 )
 
 // spaceUndo is what Rollback needs of one change.
@@ -81,6 +85,8 @@ type spaceUndo struct {
 	group Group
 	first uint32
 	n     int32 // delta, or length of the range
+	// window is what window number first was.
+	window window
 }
 
 // undoMax is the capacity made ready for the changes of one step.
@@ -120,6 +126,10 @@ func (s *Space) Rollback() {
 	for i := len(s.undo) - 1; i >= 0; i-- {
 		u := s.undo[i]
 		switch u.kind {
+		case undoWindow:
+			w := &s.windows[u.first]
+			s.windowBlocks += int64(u.window.end-u.window.next) - int64(w.end-w.next)
+			*w = u.window
 		case undoClusters:
 			s.addClusters(u.group, -u.n)
 		case undoInodes:
