@@ -474,6 +474,9 @@ func (fs *FS) errno(op *Op, err error) unix.Errno {
 		if fs.corruptions++; fs.corruptions <= corruptionsLogged {
 			fs.log.Error(err.Error(), "device", fs.dev.Name(), "op", op.Code, "inode", op.Node)
 		}
+		if fs.w != nil {
+			fs.w.damaged(op, corrupt)
+		}
 		return unix.EUCLEAN
 	}
 	fs.log.Error("operation failed", "op", op.Code, "inode", op.Node, "err", err)

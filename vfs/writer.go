@@ -80,6 +80,7 @@ type writer struct {
 	rangeWait asyncq.WaitList
 	aborted   unix.Errno
 	down      bool // shut down: reads fail, too
+	damage    damage
 	// Where the discards of what a transaction has freed are.
 	discardGroup ext4.Group
 	discardBit   uint32
@@ -339,10 +340,14 @@ func (fs *FS) Unmount() error {
 		}
 	}
 	if w.down {
+		w.record()
 		return nil // as asked for: the next mount recovers
 	}
 	if w.aborted != 0 {
+		w.record()
 		return fmt.Errorf("not everything could be written: %w", w.aborted)
 	}
-	return w.end()
+	err := w.end()
+	w.record()
+	return err
 }

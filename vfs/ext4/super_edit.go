@@ -34,6 +34,40 @@ func (v *Volume) SetLabel(ed Editor, label []byte) error {
 	return nil
 }
 
+// ErrorRecord is what the superblock remembers of damage that was found.
+type ErrorRecord struct {
+	When  Timespec
+	Ino   Ino
+	Block Block
+	// Where is what was being done, in 31 bytes.
+	Where string
+}
+
+// ErrorSuper records n errors, of which the first and the last are given, and that the filesystem
+// has to be checked.
+func (v *Volume) ErrorSuper(ed Editor, n uint32, first, last ErrorRecord) error {
+	super, err := v.editSuper(ed)
+	if err != nil {
+		return err
+	}
+	count := le32(super, sErrorCount)
+	put := func(r *ErrorRecord, when, ino, block, where int) {
+		le.PutUint32(super[when:], uint32(r.When.Sec))
+		le.PutUint32(super[ino:], uint32(r.Ino))
+		le.PutUint64(super[block:], uint64(r.Block))
+		clear(super[where : where+32])
+		copy(super[where:where+31], r.Where)
+	}
+	if count == 0 {
+		put(&first, sFirstErrorTime, sFirstErrorIno, sFirstErrorBlock, sFirstErrorFunc)
+	}
+	put(&last, sLastErrorTime, sLastErrorIno, sLastErrorBlock, sLastErrorFunc)
+	le.PutUint32(super[sErrorCount:], count+n)
+	le.PutUint16(super[sState:], le16(super, sState)|stateErrors)
+	v.sealSuper(super)
+	return nil
+}
+
 // MountSuper records in the superblock that the filesystem is mounted and written: with a journal
 // that it needs recovery, without that it is not clean.
 func (v *Volume) MountSuper(ed Editor, journal bool, mountpoint string) error {
