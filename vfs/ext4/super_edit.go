@@ -93,8 +93,8 @@ func (v *Volume) MountSuper(ed Editor, journal bool, mountpoint string) error {
 	return nil
 }
 
-// UnmountSuper records that everything is in place, and what is free. kbytes is how much was written
-// since the mount.
+// UnmountSuper records that everything is in place, and what is free. kbytes is how much was
+// written since the mount.
 func (v *Volume) UnmountSuper(ed Editor, s *Space, kbytes uint64) error {
 	super, err := v.editSuper(ed)
 	if err != nil {
