@@ -21,7 +21,10 @@ type Space struct {
 	keep int64
 	// pages are bitmaps of busy clusters, a group's worth of bits each. A page is on loan to one
 	// group for one set, or on the list of free ones.
-	pages     [][]uint64
+	pages [][]uint64
+	// lenient: a bit that is to be set may be set already, and one that is to be cleared clear.
+	// Replay of fast commits finds such.
+	lenient   bool
 	freePages []uint16
 	// freed is the set that takes what is freed now.
 	freed BusySet
