@@ -222,6 +222,9 @@ func (v *Volume) AllocBlocks(ed Editor, a Alloc) (Block, uint32, error) {
 		avail -= s.keep
 	}
 	if avail <= 0 {
+		if v.dropWindows(s) {
+			return v.AllocBlocks(ed, a)
+		}
 		return 0, 0, s.full()
 	}
 	clusters := (a.Want + 1<<v.ClusterBits - 1) >> v.ClusterBits
@@ -234,6 +237,9 @@ func (v *Volume) AllocBlocks(ed Editor, a Alloc) (Block, uint32, error) {
 		if err != nil || n > 0 {
 			return b, n << v.ClusterBits, err
 		}
+	}
+	if v.dropWindows(s) {
+		return v.AllocBlocks(ed, a)
 	}
 	return 0, 0, s.full()
 }
@@ -331,14 +337,17 @@ func (v *Volume) markUsed(ed Editor, g Group, first, n uint32) error {
 	if err != nil {
 		return err
 	}
+	set := int32(0)
 	for i := first; i < first+n; i++ {
-		if hasBit(bitmap, i) {
+		if hasBit(bitmap, i) && !ed.Space().lenient {
 			return Corrupt("block bitmap: allocated twice",
 				v.descBitmap(d, bgBlockBitmapLo, bgBlockBitmapHi), int(i/8), 0)
+		} else if !hasBit(bitmap, i) {
+			set++
 		}
 		setBit(bitmap, i)
 	}
-	return v.countClusters(ed, g, d, bitmap, -int32(n))
+	return v.countClusters(ed, g, d, bitmap, -set)
 }
 
 // countClusters changes the count of free clusters of a group whose bitmap has changed.
@@ -396,10 +405,13 @@ func (v *Volume) freeIn(ed Editor, g Group, first, n uint32) error {
 	if err != nil {
 		return err
 	}
+	cleared := int32(0)
 	for i := first; i < first+n; i++ {
-		if !hasBit(bitmap, i) {
+		if !hasBit(bitmap, i) && !ed.Space().lenient {
 			return Corrupt("block bitmap: freed twice",
 				v.descBitmap(d, bgBlockBitmapLo, bgBlockBitmapHi), int(i/8), 0)
+		} else if hasBit(bitmap, i) {
+			cleared++
 		}
 		clearBit(bitmap, i)
 	}
@@ -407,7 +419,7 @@ func (v *Volume) freeIn(ed Editor, g Group, first, n uint32) error {
 	if err := s.busy(s.freed, g, first, n); err != nil {
 		return err
 	}
-	return v.countClusters(ed, g, d, bitmap, int32(n))
+	return v.countClusters(ed, g, d, bitmap, cleared)
 }
 
 // AllocInode takes a free inode for a file in directory dir (the root's has none: nil) and
@@ -483,24 +495,39 @@ func (v *Volume) inodeIn(ed Editor, g Group, isDir bool) (Ino, error) {
 		v.sealBitmap(g, d, bitmap, &inodeBitmap)
 		return 0, nil
 	}
+	return Ino(uint32(g)*v.InodesPerGroup + i + 1), v.markInode(ed, g, d, bitmap, i, isDir)
+}
+
+// takeInode takes a certain inode, which is free.
+func (v *Volume) takeInode(ed Editor, ino Ino, isDir bool) error {
+	g := v.groupOfInode(ino)
+	d, bitmap, err := v.editBitmap(ed, g, &inodeBitmap)
+	if err != nil {
+		return err
+	}
+	return v.markInode(ed, g, d, bitmap, uint32(ino-1)%v.InodesPerGroup, isDir)
+}
+
+// markInode marks inode i of a group as used.
+func (v *Volume) markInode(ed Editor, g Group, d, bitmap []byte, i uint32, isDir bool) error {
 	setBit(bitmap, i)
 	// NB: a group whose inodes are used must have a bitmap of its blocks, too: e2fsck says so.
 	if v.descSummed() {
 		if _, _, err := v.editBitmap(ed, g, &blockBitmap); err != nil {
-			return 0, err
+			return err
 		}
 		unused := min(v.descField(d, bgItableUnusedLo, bgItableUnusedHi), v.InodesPerGroup)
 		if i >= v.InodesPerGroup-unused {
 			v.putDescField(d, bgItableUnusedLo, bgItableUnusedHi, v.InodesPerGroup-i-1)
 		}
 		if blocks, err := v.bitmapOf(ed, g, d, &blockBitmap); err != nil {
-			return 0, err
+			return err
 		} else if v.csummed() {
 			v.putDescField(d, bgBlockBitmapCsum, bgBlockBitmapCsHi,
 				v.bitmapSum(blocks, v.ClustersPerGroup))
 		}
 	}
-	return Ino(uint32(g)*v.InodesPerGroup + i + 1), v.countInode(ed, g, d, bitmap, -1, isDir)
+	return v.countInode(ed, g, d, bitmap, -1, isDir)
 }
 
 // countInode changes the counts of a group one of whose inodes was taken (-1) or freed (1).

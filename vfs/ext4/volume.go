@@ -55,6 +55,11 @@ type Timespec struct {
 	Nsec uint32
 }
 
+// Before says that t is earlier than u.
+func (t Timespec) Before(u Timespec) bool {
+	return t.Sec < u.Sec || t.Sec == u.Sec && t.Nsec < u.Nsec
+}
+
 // Inode is a decoded inode. It is a value of one attempt: InBody aliases the cached block.
 type Inode struct {
 	Ino        Ino

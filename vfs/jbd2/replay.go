@@ -230,3 +230,43 @@ func (l *Log) ReadFastCommit(i int, p []byte) error {
 	}
 	return nil
 }
+
+// Append adds a transaction to a log that Replay has replayed, writes it in place, and returns when
+// both are on stable storage. The log holds it until MarkEmpty, so that recovery may be cut short
+// meanwhile. A transaction for which the log has no room is only written in place. Errors: those
+// of the devices.
+func (l *Log) Append(entries []Entry) error {
+	w := &Writer{l: l, next: l.info.end, head: l.info.head, live: make([]liveTx, liveMax)}
+	n := w.Need(len(entries), 0)
+	if n < w.Capacity()-int(l.info.blocks) {
+		buf := make([]byte, n<<l.c.BlockBits)
+		w.Encode(buf, len(entries), func(i int) Entry { return entries[i] }, nil, 0, 0)
+		if err := l.writePieces(w, buf, 0, n-1); err != nil {
+			return err
+		}
+		// The commit block last.
+		if err := l.writePieces(w, buf, n-1, n); err != nil {
+			return err
+		}
+		l.info.end++
+		l.info.head = w.ahead(w.head, n)
+	}
+	for _, e := range entries {
+		if _, err := l.c.FS.WriteAt(e.Data, int64(e.Block)<<l.c.BlockBits); err != nil {
+			return fmt.Errorf("replaying fast commits: block %d: %w", e.Block, err)
+		}
+	}
+	return l.c.FS.Flush()
+}
+
+// writePieces writes the blocks [at, end) of an encoded transaction to the log.
+func (l *Log) writePieces(w *Writer, buf []byte, at, end int) error {
+	for at < end {
+		p := w.Piece(at, end)
+		if _, err := l.c.Log.WriteAt(buf[p.At:p.At+p.Len], p.Off); err != nil {
+			return fmt.Errorf("writing to the journal: %w", err)
+		}
+		at += p.Len >> l.c.BlockBits
+	}
+	return l.c.Log.Flush()
+}

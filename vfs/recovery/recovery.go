@@ -9,6 +9,7 @@ package recovery
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"asyncfsd/vfs/ext4"
 	"asyncfsd/vfs/jbd2"
@@ -117,9 +118,18 @@ func replay(dev Storage, vol *ext4.Volume, log *jbd2.Log, o Options) (Report, er
 	if err := log.Scan(); err != nil {
 		return r, err
 	}
-	var err error
+	fc, err := vol.ScanFastCommits(log.FastCommits(), log.ReadFastCommit, uint32(log.Next()))
+	if err != nil {
+		return r, err
+	}
 	if r.Stats, err = log.Replay(); err != nil {
 		return r, err
+	}
+	if fc.Commits > 0 {
+		r.FastCommits, r.FastTags = fc.Commits, fc.Tags
+		if err := replayFast(dev, log, fc, o); err != nil {
+			return r, err
+		}
 	}
 	if err := log.MarkEmpty(); err != nil {
 		return r, err
@@ -133,6 +143,24 @@ func replay(dev Storage, vol *ext4.Volume, log *jbd2.Log, o Options) (Report, er
 	return r, nil
 }
 
+// replayFast carries fast commits out on the filesystem as the log has left it. What changes is
+// added to the log as one more transaction and replayed like one: whole, or not at all.
+func replayFast(dev Storage, log *jbd2.Log, fc *ext4.FastCommits, o Options) error {
+	vol, err := ext4.Open(dev, dev.Size(), ext4.OpenOptions{Super: o.Super})
+	if err != nil {
+		return fmt.Errorf("before fast commits: %w", err)
+	}
+	changed, err := vol.ReplayFastCommits(fc, dev, ext4.Timespec{Sec: time.Now().Unix()})
+	if err != nil {
+		return fmt.Errorf("replaying fast commits: %w", err)
+	}
+	entries := make([]jbd2.Entry, len(changed))
+	for i, c := range changed {
+		entries[i] = jbd2.Entry{Block: c.Block, Data: c.Data}
+	}
+	return log.Append(entries)
+}
+
 // OpenLog opens the journal inside the filesystem for writing, once Recover has left it empty; nil
 // if there is none. Errors are those of Recover.
 func OpenLog(dev Storage, vol *ext4.Volume) (*jbd2.Log, error) {
@@ -143,5 +171,13 @@ func OpenLog(dev Storage, vol *ext4.Volume) (*jbd2.Log, error) {
 	if err != nil {
 		return nil, err
 	}
-	return jbd2.Open(c)
+	log, err := jbd2.Open(c)
+	if err != nil || log.Empty() {
+		return log, err
+	}
+	// Nobody needs what is in it: the superblock says so. As the kernel, go on behind it.
+	if err := log.Scan(); err != nil {
+		return nil, err
+	}
+	return log, log.MarkEmpty()
 }
