@@ -295,10 +295,10 @@ func (v *Volume) InsertMax(in *Inode, lblk Lblk) uint32 {
 // one block of pointers, and at most 3 new ones with bitmap and descriptor. Space in so many
 // pieces that each new block comes from a group of its own adds two blocks for each.
 //
-// Errors: ENOSPC; EOPNOTSUPP for unwritten blocks in a block map, and for a block map with
-// bigalloc; EFBIG behind the last block that a file, or its block map, can have, and for a block
-// number that does not fit into a block map; EINVAL; those of ed; CorruptError, also if there was
-// no hole.
+// Errors: ENOSPC; ErrSpaceBusy; EOPNOTSUPP for unwritten blocks in a block map, and for a block
+// map with bigalloc; EFBIG behind the last block that a file, or its block map, can have, and for a
+// block number that does not fit into a block map; EINVAL; those of ed; CorruptError, also if there
+// was no hole.
 func (v *Volume) InsertRun(ed Editor, in *Inode, lblk Lblk, phys Block, n uint32,
 	unwritten bool) error {
 	switch {

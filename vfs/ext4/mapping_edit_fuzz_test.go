@@ -177,7 +177,8 @@ func editDamaged(t *testing.T, v *Volume, ed *Edit, in *Inode, p []byte) {
 	case 0:
 		var b Block
 		if b, n, err = v.AllocBlocks(ed, Alloc{Want: n}); err == nil {
-			err = v.InsertRun(ed, in, lblk, b, min(n, max(1, v.InsertMax(in, lblk))), p[0]&0x80 != 0)
+			n = min(n, max(1, v.InsertMax(in, lblk)))
+			err = v.InsertRun(ed, in, lblk, b, n, p[0]&0x80 != 0)
 		}
 	case 1:
 		err = v.ConvertRun(ed, in, lblk, n, p[0]&0x80 != 0)

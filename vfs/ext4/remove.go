@@ -40,8 +40,8 @@ type removal struct {
 // in a tree of depth 5, and hardly ever more than 12.
 //
 // Blocks of directories, symbolic links and values of attributes are metadata of the log. Errors:
-// those of ed; ENOSPC, if a hole in the middle of an extent needs a new node; EINVAL; EOPNOTSUPP
-// for a block map with bigalloc; CorruptError.
+// those of ed; ErrSpaceBusy; ENOSPC, if a hole in the middle of an extent needs a new node; EINVAL;
+// EOPNOTSUPP for a block map with bigalloc; CorruptError.
 func (v *Volume) RemoveRuns(ed Editor, in *Inode, from, to Lblk) (next Lblk, err error) {
 	if in.Flags&FlagInlineData != 0 {
 		return to, unix.EINVAL
