@@ -33,6 +33,7 @@ func (t *Transport) dispatch(req []byte) {
 		t.log.Error("malformed request", "bytes", len(req))
 		return
 	}
+	t.counted()
 	if h.Opcode < uint32(len(t.Requests)) {
 		t.Requests[h.Opcode]++
 	}

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unsafe"
 
@@ -83,6 +84,11 @@ type Transport struct {
 	config Config
 	log    *slog.Logger
 
+	// count is how many requests there were; busy is told of the first busyCount since Calm.
+	count atomic.Uint64
+	calm  atomic.Uint64
+	busy  chan struct{}
+
 	reqs     *asyncq.Blobs[request]
 	maxWrite uint32
 	// hand is the buffer that the next request is received into, 0 if the last one went with a
@@ -130,7 +136,7 @@ func New(fs *vfs.FS, fd int, c Config) (*Transport, error) {
 	t := &Transport{fs: fs, loop: l, fd: fd, config: c, log: c.Log,
 		reqs: asyncq.NewBlobs[request](l.Table), maxWrite: maxWrite, lookups: newLookups(),
 		orphan: fs.Orphan,
-		ready:  make(chan struct{}), readable: true, owner: uint32(os.Getuid())}
+		ready:  make(chan struct{}), busy: make(chan struct{}, 1), readable: true, owner: uint32(os.Getuid())}
 	if c.ReadOnly {
 		t.maxWrite = readOnlyMaxWrite
 	}
@@ -141,6 +147,28 @@ func New(fs *vfs.FS, fd int, c Config) (*Transport, error) {
 	l.AddIntake(t)
 	l.Engine().Poll(fd, asyncq.MakeToken(t.id, 0, 0))
 	return t, nil
+}
+
+// busyCount is after how many requests since Calm Busy speaks.
+const busyCount = 64
+
+// Count returns how many requests there were. Any goroutine may call it.
+func (t *Transport) Count() uint64 { return t.count.Load() }
+
+// Busy speaks once after some requests, and again only after Calm.
+func (t *Transport) Busy() <-chan struct{} { return t.busy }
+
+// Calm says that whoever listens to Busy wants to hear again.
+func (t *Transport) Calm() { t.calm.Store(t.count.Load()) }
+
+// counted counts a request.
+func (t *Transport) counted() {
+	if n := t.count.Add(1); n-t.calm.Load() == busyCount {
+		select {
+		case t.busy <- struct{}{}:
+		default:
+		}
+	}
 }
 
 // Ready is closed when the kernel has begun to use the mount.

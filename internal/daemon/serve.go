@@ -97,6 +97,11 @@ func (m *Mount) Serve(ready func()) error {
 	}
 	over := make(chan struct{})
 	defer close(over)
+	if !m.Instance.config.Options.NoLowLatency {
+		if l := newLatency(m.transport, m.log); l != nil {
+			go l.run(over)
+		}
+	}
 	go func() {
 		select {
 		case <-over:

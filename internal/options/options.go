@@ -46,6 +46,8 @@ type Options struct {
 	StrictAtime, NoDirAtime, LazyTime bool
 	// Sync has changes durable before the call returns, DirSync those of directories.
 	Sync, DirSync bool
+	// NoLowLatency leaves idle CPUs to halt while requests come fast.
+	NoLowLatency bool
 	// WritebackCache has the kernel keep what is written and write it later.
 	WritebackCache bool
 

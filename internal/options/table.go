@@ -190,6 +190,8 @@ func initWriting() {
 	flag("sync", func(o *Options) { o.Sync = true })
 	flag("async", func(o *Options) { o.Sync = false })
 	flag("dirsync", func(o *Options) { o.DirSync = true })
+	flag("lowlatency", func(o *Options) { o.NoLowLatency = false })
+	flag("nolowlatency", func(o *Options) { o.NoLowLatency = true })
 	flag("writeback_cache", func(o *Options) { o.WritebackCache = true })
 	flag("nowriteback_cache no_writeback_cache", func(o *Options) { o.WritebackCache = false })
 }
