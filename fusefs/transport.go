@@ -136,7 +136,8 @@ func New(fs *vfs.FS, fd int, c Config) (*Transport, error) {
 	t := &Transport{fs: fs, loop: l, fd: fd, config: c, log: c.Log,
 		reqs: asyncq.NewBlobs[request](l.Table), maxWrite: maxWrite, lookups: newLookups(),
 		orphan: fs.Orphan,
-		ready:  make(chan struct{}), busy: make(chan struct{}, 1), readable: true, owner: uint32(os.Getuid())}
+		busy:   make(chan struct{}, 1),
+		ready:  make(chan struct{}), readable: true, owner: uint32(os.Getuid())}
 	if c.ReadOnly {
 		t.maxWrite = readOnlyMaxWrite
 	}

@@ -41,6 +41,7 @@ type memBed struct {
 	loop   *asyncq.Loop
 	fs     *vfs.FS
 	record *blockdev.Record
+	fault  *blockdev.Fault
 	data   []byte
 }
 
@@ -49,12 +50,12 @@ func openMem(data []byte, seed uint64, stall bool) (*memBed, error) {
 	engine := asyncq.NewSim(seed)
 	l := asyncq.New(asyncq.Config{Engine: engine, Seed: seed, Now: engine.Now})
 	b := &memBed{loop: l, data: data}
-	b.record = blockdev.NewRecord(l, blockdev.NewMem(l, "mem", data, 512, false), data)
+	b.fault = blockdev.NewFault(l, blockdev.NewMem(l, "mem", data, 512, false), seed)
+	b.record = blockdev.NewRecord(l, b.fault, data)
 	p, err := blockdev.NewProvider(l, b.record)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = p }()
 	storage := p.Sync()
 	vol, err := ext4.Open(storage, int64(len(data)), ext4.OpenOptions{})
 	if err != nil {
@@ -135,12 +136,11 @@ func TestSim(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for seed := uint64(1); seed <= *simSeeds; seed++ {
-			if *simSeed != 0 && seed != *simSeed {
-				if seed = *simSeed; *simSeeds < seed {
-					*simSeeds = seed
-				}
-			}
+		first, last := uint64(1), *simSeeds
+		if *simSeed != 0 {
+			first, last = *simSeed, *simSeed
+		}
+		for seed := first; seed <= last; seed++ {
 			t.Run(fmt.Sprintf("%s/%d", name, seed), func(t *testing.T) {
 				simulate(t, slices.Clone(base), seed)
 			})
@@ -377,12 +377,17 @@ func (r *simRun) matchesState(have map[string][]byte, state, first, last int) st
 // superblock to be computed from the groups.
 var counts = regexp.MustCompile(`(?m)^Free (blocks|inodes) count wrong \(.*\n`)
 
-// fsck holds an image against e2fsck. With -fy it recovers the journal and must find nothing else.
 func (r *simRun) fsck(image []byte, how, when string) {
 	r.t.Helper()
-	path := filepath.Join(r.t.TempDir(), "image")
+	fsckImage(r.t, image, how, when)
+}
+
+// fsckImage holds an image against e2fsck. With -fy it recovers the journal and must find nothing else.
+func fsckImage(t testing.TB, image []byte, how, when string) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "image")
 	if err := os.WriteFile(path, image, 0o600); err != nil {
-		r.t.Fatal(err)
+		t.Fatal(err)
 	}
 	defer os.Remove(path)
 	out, err := exec.Command("e2fsck", how, path).CombinedOutput()
@@ -393,6 +398,6 @@ func (r *simRun) fsck(image []byte, how, when string) {
 	text := counts.ReplaceAllString(string(out), "")
 	text = strings.ReplaceAll(text, "Fix? yes\n", "")
 	if code > 1 || how == "-fn" && code != 0 || strings.Contains(text, "? yes") {
-		r.t.Errorf("%s: e2fsck %s: %d\n%s", when, how, code, out)
+		t.Errorf("%s: e2fsck %s: %d\n%s", when, how, code, out)
 	}
 }
