@@ -382,7 +382,8 @@ func (r *simRun) fsck(image []byte, how, when string) {
 	fsckImage(r.t, image, how, when)
 }
 
-// fsckImage holds an image against e2fsck. With -fy it recovers the journal and must find nothing else.
+// fsckImage holds an image against e2fsck.
+// With -fy it recovers the journal and must find nothing else.
 func fsckImage(t testing.TB, image []byte, how, when string) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "image")
