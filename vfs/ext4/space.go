@@ -178,6 +178,12 @@ func (s *Space) unbusy(set BusySet, g Group, first, n uint32) {
 		n: int32(n)})
 }
 
+// isBusy says whether a cluster of a group is in a set.
+func (s *Space) isBusy(set BusySet, g Group, i uint32) bool {
+	page := s.groups[g].busy[set]
+	return page != 0 && s.pages[page-1][i/64]&(1<<(i%64)) != 0
+}
+
 // lend gives a group a page for a set.
 func (s *Space) lend(set BusySet, g Group) bool {
 	n := len(s.freePages)
