@@ -20,6 +20,8 @@ type bench struct {
 	device     string // the loop device
 	loopDirect bool   // whether it got the direct I/O it was asked for
 
+	writing bool // the job that runs writes
+
 	waited time.Duration // for the machine to be quiet
 
 	census      census // of statTree
@@ -247,6 +249,7 @@ const coldPasses = 4
 // measure adds one system's figure of a job in a round.
 func (b *bench) measure(ctx context.Context, res *results, round int, j job, s system) error {
 	res.noteBusy(b.awaitQuiet(ctx))
+	b.writing = j.writes
 	passes := 1
 	if j.cold {
 		passes = coldPasses

@@ -41,6 +41,7 @@ func (t *Transport) setOpen(out *fuse.OpenOut, opcode, flags uint32) {
 		// NB: the kernel lets several write at once only where it was told FOPEN_DIRECT_IO, which
 		// changes nothing else for a file that is opened with O_DIRECT, and takes their lock all
 		// the same while somebody has the file open through the page cache, or beyond its end.
+		// Random writes of 4k by 4 processes, 2 CPUs: 40–60k/s with it, 13–20k/s without.
 		out.OpenFlags = fuse.FOPEN_KEEP_CACHE | fuse.FOPEN_NOFLUSH | fuse.FOPEN_DIRECT_IO |
 			fuse.FOPEN_PARALLEL_DIRECT_WRITES
 	default:

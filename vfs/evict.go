@@ -74,6 +74,10 @@ func prepareEvict(fs *FS, tx *Tx, op *Op) error {
 		return nil
 	}
 	if op.phase == evictBegin {
+		if in.Links == 0 && !fs.w.unmounting && fs.held(op.Node) { // opened by its handle meanwhile
+			return nil
+		}
+
 		op.to, op.phase = lblkLast, evictBlocks
 	}
 	if op.phase == evictBlocks {

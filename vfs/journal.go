@@ -19,6 +19,7 @@ const (
 	writerFlushed             // and flushed
 	writerSealed              // the commit block is written
 	writerReaders             // readers of what was freed are gone
+	writerDiscard             // the device knows of some of it
 	writerPlaced              // blocks are in place
 	writerSettled             // and flushed
 	writerTail                // the log's new tail is written
@@ -47,6 +48,8 @@ func (w *writer) step() bool {
 		w.sealed()
 	case writerReaders:
 		return w.release()
+	case writerDiscard:
+		return w.freed()
 	case writerPlaced:
 		return w.inPlace()
 	case writerSettled:
@@ -194,6 +197,16 @@ func (w *writer) sealed() {
 func (w *writer) release() bool {
 	if w.readers[1-w.parity] > 0 {
 		w.waiting = true
+		return w.park()
+	}
+	w.discardGroup, w.discardBit = 0, 0
+	w.stage = writerDiscard
+	return true
+}
+
+// freed tells the device of what the transaction freed, and has it used again.
+func (w *writer) freed() bool {
+	if w.c.Discard && w.aborted == 0 && w.discard() {
 		return w.park()
 	}
 	if w.aborted == 0 {

@@ -44,6 +44,7 @@ func prepareReadlink(fs *FS, tx *Tx, op *Op) error {
 	if fs.inode.Type() != unix.S_IFLNK {
 		return unix.EINVAL
 	}
+	op.touch = fs.staleAtime(&fs.inode)
 	if err := tx.Buffer(unix.PathMax); err != nil {
 		return err
 	}

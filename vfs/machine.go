@@ -174,7 +174,7 @@ func (op *Op) restart() {
 	op.inflight, op.nruns, op.npins, op.ticket, op.more, op.ioErr = 0, 0, 0, false, false, 0
 	op.moved, op.tid, op.phase, op.npieces, op.edge, op.victim, op.to = 0, 0, 0, 0, 0, 0, 0
 	op.edges, op.zero = 0, [2]byteRange{}
-	op.writes, op.sync, op.reading, op.locked = false, false, false, false
+	op.writes, op.sync, op.reading, op.locked, op.touch = false, false, false, false, false
 }
 
 // Abandon gives back a claimed slot that is not going to be submitted.
@@ -214,6 +214,10 @@ func (fs *FS) Resume(s asyncq.Slot) {
 func (fs *FS) attempt(s asyncq.Slot, op *Op) {
 	tx := &fs.tx
 	tx.begin(s, op)
+	if fs.w != nil && fs.w.down {
+		fs.finish(s, op, unix.EIO)
+		return
+	}
 	if op.attempts++; op.attempts > attemptsMax {
 		fs.log.Error("operation makes no progress", "op", op.Code, "inode", op.Node)
 		fs.finish(s, op, unix.EIO)
@@ -271,6 +275,9 @@ func (fs *FS) prepare(tx *Tx, op *Op) error {
 		return err
 	}
 	tx.publish()
+	if c := &fs.w.c; (c.Sync || c.DirSync) && op.Code >= OpMknod && op.Code <= OpRename {
+		op.sync = true
+	}
 	return err
 }
 
@@ -317,6 +324,9 @@ func (fs *FS) durable(s asyncq.Slot, op *Op) {
 	case op.tid == 0: // nothing but data has changed
 		fs.flush(s, op)
 	case w.isDurable(op.tid):
+		if op.Code == OpShutdown {
+			w.shutDown()
+		}
 		fs.finish(s, op, 0)
 	case w.aborted != 0:
 		fs.finish(s, op, unix.EIO)
@@ -354,6 +364,11 @@ func (fs *FS) startData(s asyncq.Slot, op *Op) {
 	fs.loop.Table.Park(s, wantData)
 	for i := range op.nruns {
 		r := &op.runs[i]
+		if r.kind == runDiscard {
+			fs.dev.Submit(asyncq.IO{Op: asyncq.OpDiscard, Off: r.off, Token: tok,
+				Len: int64(r.blocks) << fs.vol.BlockBits})
+			continue
+		}
 		fs.dev.Submit(asyncq.IO{Op: io, Off: r.off, Buf: fs.memory(op, r), Token: tok})
 	}
 }
@@ -416,6 +431,9 @@ func (fs *FS) finish(s asyncq.Slot, op *Op, errno unix.Errno) {
 	op.Errno = errno
 	if fs.w != nil {
 		fs.w.over(s, op)
+		if op.touch && errno == 0 {
+			fs.access(op)
+		}
 	}
 	fs.fronts[op.Front].Reply(s, op)
 }
@@ -455,6 +473,9 @@ func (fs *FS) errno(op *Op, err error) unix.Errno {
 	if errors.As(err, &corrupt) {
 		if fs.corruptions++; fs.corruptions <= corruptionsLogged {
 			fs.log.Error(err.Error(), "device", fs.dev.Name(), "op", op.Code, "inode", op.Node)
+		}
+		if fs.w != nil {
+			fs.w.damaged(op, corrupt)
 		}
 		return unix.EUCLEAN
 	}

@@ -50,7 +50,7 @@ const (
 	OpTrim        // Off, Len, Off2 (least length of a range) → Value bytes discarded
 	OpShutdown    // Arg (EXT4_GOING_FLAGS_*)
 	OpEvict       // Node, an inode that the kernel has forgotten; no reply
-	OpUnmount     // everything in place and marked clean
+	OpTouch       // Node was read: its time of access; no reply
 	opCount
 )
 
@@ -83,6 +83,7 @@ type dataRun struct {
 	off    int64  // byte offset on the device
 	at     uint32 // byte offset in the payload
 	length uint32 // bytes
+	blocks uint32 // of a discard
 	kind   runKind
 }
 
@@ -93,6 +94,7 @@ const (
 	runPayload runKind = iota
 	runEdge            // the operation's second buffer
 	runZeros           // zeros to be written
+	runDiscard         // none: blocks blocks are discarded
 )
 
 // piece is a range of blocks that a write has filled, and that is to become part of its file.
@@ -167,6 +169,7 @@ type Op struct {
 	tid     uint32        // the last transaction that has changes of it
 	phase   uint8         // the operation's own: which of its steps is next
 	writes  bool          // the runs are written, not read
+	touch   bool          // a read that sets the time of the last access
 	sync    bool          // durable before the reply
 	reading bool          // counted among the readers
 	parity  uint8
@@ -310,6 +313,10 @@ var opTable = [opCount]opRow{
 	OpRemovexattr: {"removexattr", prepareRemovexattr, creditsXattr + 1},
 	OpSetflags:    {"setflags", prepareSetflags, creditsInode},
 	OpSetproject:  {"setproject", prepareSetproject, creditsInode},
+	OpSetlabel:    {"setlabel", prepareSetlabel, 1},
+	OpTrim:        {"trim", prepareTrim, 2 * groupsPerTrim},
+	OpShutdown:    {"shutdown", prepareShutdown, 0},
+	OpTouch:       {"touch", prepareTouch, creditsInode},
 	OpEvict:       {"evict", prepareEvict, creditsRemove + creditsXattr + creditsOrphan + 4},
 }
 

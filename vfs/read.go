@@ -16,7 +16,7 @@ func prepareRead(fs *FS, tx *Tx, op *Op) error {
 	if op.Off >= in.Size || op.Size == 0 {
 		return nil
 	}
-	op.N = uint32(min(uint64(op.Size), in.Size-op.Off))
+	op.N, op.touch = uint32(min(uint64(op.Size), in.Size-op.Off)), fs.staleAtime(in)
 	if err := tx.Buffer(op.N); err != nil {
 		return err
 	}

@@ -20,6 +20,7 @@ func prepareReaddir(fs *FS, tx *Tx, op *Op) error {
 	if !fs.inode.IsDir() {
 		return unix.ENOTDIR
 	}
+	op.touch = fs.staleAtime(&fs.inode)
 	if err := tx.Buffer(op.Size); err != nil {
 		return err
 	}

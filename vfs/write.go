@@ -216,7 +216,7 @@ func (fs *FS) reserve(tx *Tx, op *Op, lblk ext4.Lblk, n uint32) (ext4.Block, uin
 			goal = p.phys + ext4.Block(p.n)
 		}
 	}
-	return fs.vol.AllocBlocks(tx, ext4.Alloc{Goal: goal, Reserve: true, Root: fs.root(op),
+	return fs.vol.ReserveBlocks(tx, in, ext4.Alloc{Goal: goal, Root: fs.root(op),
 		Want: min(n, fs.vol.InsertMax(in, lblk))})
 }
 
@@ -311,17 +311,22 @@ func (fs *FS) killPrivileges(tx *Tx, in *ext4.Inode, suidgid bool) (bool, error)
 
 var capability = []byte("capability")
 
-// over ends what an operation holds of the writer: whether it went well or not.
-func (w *writer) over(s asyncq.Slot, op *Op) {
-	w.endData(op)
-	w.unlockRange(s, op)
+// unreserve gives back what an operation has reserved and not published.
+func (w *writer) unreserve(op *Op) {
 	for _, p := range op.pieces[:op.npieces] {
 		if !p.convert {
-			w.space.Begin()
 			w.fs.vol.UnreserveBlocks(w.space, p.phys, p.n)
 		}
 	}
 	op.npieces = 0
+}
+
+// over ends what an operation holds of the writer: whether it went well or not.
+func (w *writer) over(s asyncq.Slot, op *Op) {
+	w.endData(op)
+	w.unlockRange(s, op)
+	w.space.Begin()
+	w.unreserve(op)
 	if op.edge != 0 {
 		w.fs.arena.Put(w.fs.loop.Table, op.edge)
 		op.edge = 0

@@ -3,6 +3,7 @@ package vfs
 import (
 	"fmt"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -78,6 +79,11 @@ type writer struct {
 	locks     []rangeLock
 	rangeWait asyncq.WaitList
 	aborted   unix.Errno
+	down      bool // shut down: reads fail, too
+	damage    damage
+	// Where the discards of what a transaction has freed are.
+	discardGroup ext4.Group
+	discardBit   uint32
 	// synced is, by a hash of the inode number, the newest transaction that changed such an inode.
 	synced [syncedSize]uint32
 	// Commits and Placed count for statistics.
@@ -140,6 +146,7 @@ func newWriter(fs *FS, c WriteConfig) (*writer, error) {
 		return nil, err
 	}
 	w.evictions = w.orphans.List()
+	fs.dev.Engine().AddBuffers(mem)
 	w.id = fs.loop.Register("journal", w)
 	w.slot = fs.loop.Table.Keep(w.id)
 	fs.tx.edits.images = make([]byte, editsMax*size)
@@ -157,16 +164,16 @@ func (w *writer) txMax() int {
 	return n
 }
 
-// begin says on the disk that the filesystem is being written.
+// begin says on the disk that the filesystem is being written: first that the log counts, then
+// where it begins.
 func (w *writer) begin() error {
-	if w.log != nil {
-		if err := w.writeLogSuper(false); err != nil {
-			return err
-		}
-	}
-	return w.editSuper(func(ed ext4.Editor) error {
+	err := w.editSuper(func(ed ext4.Editor) error {
 		return w.fs.vol.MountSuper(ed, w.log != nil, w.c.Mountpoint)
 	})
+	if err != nil || w.log == nil {
+		return err
+	}
+	return w.writeLogSuper(false)
 }
 
 // end says on the disk that everything is in place.
@@ -205,8 +212,11 @@ func (w *writer) writeLogSuper(clean bool) error {
 // now is the time of day, in the steps in which the kernel's ext4 sees it: a file that is written
 // all the time need not have its inode changed more often.
 func now() ext4.Timespec {
+	// NB: raw, since the runtime's bookkeeping around a system call costs more than this one.
 	var t unix.Timespec
-	if unix.ClockGettime(unix.CLOCK_REALTIME_COARSE, &t) != nil {
+	_, _, errno := unix.RawSyscall(unix.SYS_CLOCK_GETTIME, unix.CLOCK_REALTIME_COARSE,
+		uintptr(unsafe.Pointer(&t)), 0)
+	if errno != 0 {
 		return ext4.Timespec{Sec: time.Now().Unix()}
 	}
 	return ext4.Timespec{Sec: t.Sec, Nsec: uint32(t.Nsec)}
@@ -254,6 +264,9 @@ func (w *writer) kick() {
 // admit makes sure that the running transaction has room for another step that changes at most
 // credits blocks, or has the slot wait for it.
 func (w *writer) admit(tx *Tx, credits int) error {
+	if w.down {
+		return unix.EIO
+	}
 	if w.aborted != 0 {
 		return unix.EROFS
 	}
@@ -294,7 +307,11 @@ func (w *writer) Complete(t asyncq.Token, res int32) {
 	if s, ok := w.fs.loop.Table.Lookup(t); !ok || s != w.slot {
 		return
 	}
-	if res < 0 && w.ioErr == 0 {
+	if w.stage == writerDiscard {
+		if res < 0 { // a hint: what the device cannot do is not asked for again
+			w.c.Discard = false
+		}
+	} else if res < 0 && w.ioErr == 0 {
 		w.ioErr = unix.Errno(-res)
 	}
 	if w.inflight--; w.inflight == 0 {
@@ -313,16 +330,24 @@ func (fs *FS) Unmount() error {
 	if w == nil {
 		return nil
 	}
+	w.unmounting = true
 	w.evictions = append(w.evictions[:0], w.orphans.List()...)
 	w.nextEviction()
 	w.kick()
-	for w.unmounting = true; !w.done; {
+	for !w.done {
 		if err := fs.loop.Step(true); err != nil {
 			return err
 		}
 	}
+	if w.down {
+		w.record()
+		return nil // as asked for: the next mount recovers
+	}
 	if w.aborted != 0 {
+		w.record()
 		return fmt.Errorf("not everything could be written: %w", w.aborted)
 	}
-	return w.end()
+	err := w.end()
+	w.record()
+	return err
 }

@@ -125,7 +125,7 @@ func (i *Instance) open() error {
 	if err := i.openVolume(); err != nil {
 		return i.about(err)
 	}
-	if i.arena, err = blockdev.NewArena(o.CacheSize); err != nil {
+	if i.arena, err = blockdev.NewArena(i.cacheSize()); err != nil {
 		return fail(ExitSystem, err)
 	}
 	i.closers = append(i.closers, func() { _ = i.arena.Close() })
@@ -165,6 +165,16 @@ func (i *Instance) openFS() error {
 		return fail(ExitUsage, err)
 	}
 	return fail(ExitSystem, err)
+}
+
+// cacheSize is what cache_size= says. The default grows for blocks so large that it would hold too
+// few to write.
+func (i *Instance) cacheSize() int {
+	size := i.config.Options.CacheSize
+	if size == options.CacheDefault && !i.readOnly {
+		size = max(size, vfs.WritableFrames<<i.vol.BlockBits)
+	}
+	return size
 }
 
 // tell passes on what whoever mounts should know.

@@ -33,8 +33,8 @@ func (w *aclWriter) add(e ace) bool {
 	return true
 }
 
-// EncodeACL converts an ACL from the form of setxattr to that of the disk, and returns the length of
-// the latter, 0 for an ACL without entries. mode are the permission bits that it stands for, and
+// EncodeACL converts an ACL from the form of setxattr to that of the disk, and returns the length
+// of the latter, 0 for an ACL without entries. mode are the permission bits that it stands for, and
 // equal says that it says nothing beyond them. Errors: EINVAL for what is not an ACL, ENOSPC if
 // dst is too small, EOPNOTSUPP for another version.
 func EncodeACL(dst, wire []byte) (n int, mode uint16, equal bool, err error) {

@@ -222,6 +222,9 @@ func (v *Volume) AllocBlocks(ed Editor, a Alloc) (Block, uint32, error) {
 		avail -= s.keep
 	}
 	if avail <= 0 {
+		if v.dropWindows(s) {
+			return v.AllocBlocks(ed, a)
+		}
 		return 0, 0, s.full()
 	}
 	clusters := (a.Want + 1<<v.ClusterBits - 1) >> v.ClusterBits
@@ -234,6 +237,9 @@ func (v *Volume) AllocBlocks(ed Editor, a Alloc) (Block, uint32, error) {
 		if err != nil || n > 0 {
 			return b, n << v.ClusterBits, err
 		}
+	}
+	if v.dropWindows(s) {
+		return v.AllocBlocks(ed, a)
 	}
 	return 0, 0, s.full()
 }
@@ -309,9 +315,7 @@ func (v *Volume) searchable(ed Editor, g Group) ([]byte, error) {
 	}
 	bitmap, err := v.bitmapOf(ed, g, d, &blockBitmap)
 	if bitmap == nil && err == nil {
-		_, bitmap, err = v.editBitmap(ed, g, &blockBitmap)
-		if err == nil {
-			d, err = v.desc(ed, g, true)
+		if d, bitmap, err = v.editBitmap(ed, g, &blockBitmap); err == nil {
 			v.sealBitmap(g, d, bitmap, &blockBitmap)
 		}
 	}

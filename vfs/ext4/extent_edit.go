@@ -5,12 +5,14 @@ import "golang.org/x/sys/unix"
 // extent is a decoded entry of a leaf.
 type extent struct {
 	lblk      Lblk
-	n         uint32 // blocks
+	n         uint32 // blocks; 0 is no extent
 	phys      Block
 	unwritten bool
 }
 
-func extentAt(p []byte) extent {
+func extentAt(node []byte, i int) extent { return decodeExtent(entry(node, i)) }
+
+func decodeExtent(p []byte) extent {
 	x := extent{lblk: Lblk(le32(p, eeBlock)), n: uint32(le16(p, eeLen)),
 		phys: Block(le32(p, eeStartLo)) | Block(le16(p, eeStartHi))<<32}
 	if x.n > extentInitMax {
@@ -19,8 +21,8 @@ func extentAt(p []byte) extent {
 	return x
 }
 
-func (x *extent) put(p []byte) {
-	n := x.n
+func (x extent) put(node []byte, i int) {
+	p, n := entry(node, i), x.n
 	if x.unwritten {
 		n += extentInitMax
 	}
@@ -30,31 +32,68 @@ func (x *extent) put(p []byte) {
 	le.PutUint32(p[eeStartLo:], uint32(x.phys))
 }
 
-// joins says whether y can become part of x: it follows x in the file and on the device.
-func (x *extent) joins(y *extent) bool {
-	most := uint32(extentInitMax)
-	if x.unwritten {
-		most--
-	}
-	return x.unwritten == y.unwritten && x.lblk+Lblk(x.n) == y.lblk &&
-		x.phys+Block(x.n) == y.phys && x.n+y.n <= most
+func (x extent) end() Lblk { return x.lblk + Lblk(x.n) }
+
+// before and after are what x has on either side of lblk.
+func (x extent) before(lblk Lblk) extent {
+	return extent{x.lblk, uint32(lblk - x.lblk), x.phys, x.unwritten}
 }
 
-func putIndex(p []byte, first Lblk, child Block) {
+func (x extent) after(lblk Lblk) extent {
+	return extent{lblk, uint32(x.end() - lblk), x.phys + Block(lblk-x.lblk), x.unwritten}
+}
+
+// extentMax is the most blocks of an extent.
+func extentMax(unwritten bool) uint32 {
+	if unwritten {
+		return extentInitMax - 1
+	}
+	return extentInitMax
+}
+
+// joins says whether y can become part of x: it follows x in the file and on the device.
+func (x extent) joins(y extent) bool {
+	return x.n > 0 && y.n > 0 && x.unwritten == y.unwritten && x.end() == y.lblk &&
+		x.phys+Block(x.n) == y.phys && x.n+y.n <= extentMax(x.unwritten)
+}
+
+func putIndex(node []byte, i int, first Lblk, child Block) {
+	p := entry(node, i)
 	le.PutUint32(p[eiBlock:], uint32(first))
 	le.PutUint32(p[eiLeafLo:], uint32(child))
 	le.PutUint16(p[eiLeafHi:], uint16(child>>32))
 	le.PutUint16(p[eiLeafHi+2:], 0)
 }
 
-func indexChild(p []byte) Block {
+func indexChild(node []byte, i int) Block {
+	p := entry(node, i)
 	return Block(le32(p, eiLeafLo)) | Block(le16(p, eiLeafHi))<<32
 }
 
 func entries(node []byte) int           { return int(le16(node, ehEntries)) }
 func setEntries(node []byte, n int)     { le.PutUint16(node[ehEntries:], uint16(n)) }
-func nodeFull(node []byte) bool         { return le16(node, ehEntries) >= le16(node, ehMax) }
+func entriesMax(node []byte) int        { return int(le16(node, ehMax)) }
 func entryLblk(node []byte, i int) Lblk { return Lblk(le32(entry(node, i), eeBlock)) }
+
+// nodeSpan is the bytes of n entries from number i on.
+func nodeSpan(node []byte, i, n int) []byte {
+	return node[extentEntrySize*(i+1):][:extentEntrySize*n]
+}
+
+// insertEntries makes n unused entries at i of a node that has room for them.
+func insertEntries(node []byte, i, n int) {
+	rest := entries(node) - i
+	copy(nodeSpan(node, i+n, rest), nodeSpan(node, i, rest))
+	setEntries(node, i+rest+n)
+}
+
+// deleteEntries takes n entries at i out of a node.
+func deleteEntries(node []byte, i, n int) {
+	rest := entries(node) - i - n
+	copy(nodeSpan(node, i, rest), nodeSpan(node, i+n, rest))
+	clear(nodeSpan(node, i+rest, n))
+	setEntries(node, i+rest)
+}
 
 func initNode(node []byte, most, depth int) {
 	le.PutUint16(node[ehMagic:], extentMagic)
@@ -75,516 +114,334 @@ func EmptyMapping(in *Inode) {
 	}
 }
 
-// treePath is the way from the root of an extent tree to a leaf. Level 0 is the root; at is the
-// entry taken, -1 in a leaf whose entries all begin later.
+// treePath is the way from the root of an extent tree, level 0, to a leaf, level depth.
+//
+// The root's bytes are the inode's and do not stand here: a pointer to an Inode that is stored
+// would have all inodes allocated on the heap.
 type treePath struct {
-	in    *Inode
 	depth int
-	nodes [extentDepthMax + 1]struct {
-		block Block
-		data  []byte
-		at    int
-	}
+	// end is the first block that the leaf cannot hold, because the next one does.
+	end   uint64
+	nodes [extentDepthMax + 1]treeNode
 }
 
-func (p *treePath) leaf() []byte { return p.nodes[p.depth].data }
-
-// descend finds the leaf for lblk.
-func (v *Volume) descend(ed Editor, in *Inode, lblk Lblk, p *treePath) error {
-	root := in.IBlock[:]
-	p.in, p.depth = in, int(le16(root, ehDepth))
-	if p.depth > extentDepthMax || !v.checkExtents(root, p.depth, rootEntries, 0) {
-		return Corrupt("extent header", in.Where, in.Offset+iBlock, in.Ino)
-	}
-	p.nodes[0].data, p.nodes[0].block = root, 0
-	for level := 0; ; level++ {
-		n := &p.nodes[level]
-		n.at = searchExtents(n.data, lblk)
-		if level == p.depth {
-			return nil
-		}
-		n.at = max(n.at, 0)
-		e := entry(n.data, n.at)
-		child := indexChild(e)
-		if !v.checkBlock(child, 1) {
-			return Corrupt("extent index points outside", n.block, 0, in.Ino)
-		}
-		data, err := v.extentBlock(ed, in, child, p.depth-level-1, Lblk(le32(e, eiBlock)))
-		if err != nil {
-			return err
-		}
-		p.nodes[level+1].block, p.nodes[level+1].data = child, data
-	}
+// treeNode is one node of a path.
+type treeNode struct {
+	block Block
+	data  []byte
+	// at is the entry that was taken; in a leaf it is -1 if all entries begin later.
+	at int
+	// edited: data may be changed, and has no valid checksum.
+	edited bool
 }
 
-// edit makes the node of a level ready to be changed; seal follows.
-func (p *treePath) edit(ed Editor, level int) ([]byte, error) {
-	if n := &p.nodes[level]; level > 0 {
-		buf, err := ed.Modify(n.block)
-		n.data = buf.Data
-		return buf.Data, err
-	}
-	return p.in.IBlock[:], nil
-}
-
-// seal sets the checksum of the node of a level. The root's is the inode's.
-func (v *Volume) seal(p *treePath, level int) {
-	if level > 0 {
-		v.sealExtents(p.in, p.nodes[level].data)
-	}
-}
-
-func (v *Volume) sealExtents(in *Inode, node []byte) {
-	if v.csummed() {
-		at := extentEntrySize * (1 + int(le16(node, ehMax)))
-		le.PutUint32(node[at:], crc32c(v.inodeSeed(in.Ino, in.Generation), node[:at]))
-	}
-}
-
-// insertEntry makes room for an entry at i of a node that is not full.
-func insertEntry(node []byte, i int) []byte {
-	n := entries(node)
-	copy(node[extentEntrySize*(i+2):extentEntrySize*(n+2)],
-		node[extentEntrySize*(i+1):extentEntrySize*(n+1)])
-	setEntries(node, n+1)
-	return entry(node, i)
-}
-
-func deleteEntry(node []byte, i int) {
-	n := entries(node)
-	copy(node[extentEntrySize*(i+1):], node[extentEntrySize*(i+2):extentEntrySize*(n+1)])
-	clear(entry(node, n-1))
-	setEntries(node, n-1)
-}
-
-// fixKeys tells the nodes above level, up to the first that does not begin with it, of the new
-// first block of the node at level.
-func (v *Volume) fixKeys(ed Editor, p *treePath, level int) error {
-	if entries(p.nodes[level].data) == 0 {
-		return nil
-	}
-	first := entryLblk(p.nodes[level].data, 0)
-	for level--; level >= 0; level-- {
-		node, err := p.edit(ed, level)
-		if err != nil {
-			return err
-		}
-		le.PutUint32(entry(node, p.nodes[level].at)[eiBlock:], uint32(first))
-		v.seal(p, level)
-		if p.nodes[level].at > 0 {
-			break
-		}
-	}
-	return nil
-}
-
-// InsertMax is how many blocks from lblk on one call of InsertRun may insert.
-func (v *Volume) InsertMax(in *Inode, lblk Lblk) uint32 {
-	if in.Flags&FlagExtents != 0 {
-		return extentInitMax - 1
-	}
-	return v.indirectLeft(lblk)
-}
-
-// InsertRun puts the blocks phys … behind lblk …, where the file has a hole. It changes the nodes on
-// one path, and splits those that are full: two or three blocks nearly always. in.Sectors grows by
-// what the mapping itself takes; the caller counts the data and writes the inode. Errors: ENOSPC;
-// EOPNOTSUPP for unwritten blocks in a block map; EFBIG; those of ed; CorruptError.
-func (v *Volume) InsertRun(ed Editor, in *Inode, lblk Lblk, phys Block, n uint32,
-	unwritten bool) error {
-	if in.Flags&FlagExtents == 0 {
-		return v.insertIndirect(ed, in, lblk, phys, n, unwritten)
-	}
-	x := extent{lblk, n, phys, unwritten}
-	for range 3 * (extentDepthMax + 1) {
-		var p treePath
-		if err := v.descend(ed, in, lblk, &p); err != nil {
-			return err
-		}
-		done, err := v.insertInLeaf(ed, &p, x)
-		if done || err != nil {
-			return err
-		}
-		if err := v.makeRoom(ed, &p); err != nil {
-			return err
-		}
-	}
-	return Corrupt("extent tree cannot be split", in.Where, in.Offset+iBlock, in.Ino)
-}
-
-// insertInLeaf joins x with its neighbours in the leaf, or gives it an entry of its own if there is
-// room.
-func (v *Volume) insertInLeaf(ed Editor, p *treePath, x extent) (done bool, err error) {
-	level, at := p.depth, p.nodes[p.depth].at
-	leaf := p.leaf()
-	var left, right extent
-	joinLeft, joinRight := false, false
-	if at >= 0 {
-		left = extentAt(entry(leaf, at))
-		if left.lblk+Lblk(left.n) > x.lblk {
-			return false, Corrupt("extents overlap", p.nodes[level].block, 0, p.in.Ino)
-		}
-		joinLeft = left.joins(&x)
-	}
-	if at+1 < entries(leaf) {
-		right = extentAt(entry(leaf, at+1))
-		if x.lblk+Lblk(x.n) > right.lblk {
-			return false, Corrupt("extents overlap", p.nodes[level].block, 0, p.in.Ino)
-		}
-		joinRight = x.joins(&right)
-	}
-	if !joinLeft && !joinRight && nodeFull(leaf) {
-		return false, nil
-	}
-	if leaf, err = p.edit(ed, level); err != nil {
-		return false, err
-	}
-	switch {
-	case joinLeft:
-		left.n += x.n
-		if left.joins(&right) && at+1 < entries(leaf) {
-			left.n += right.n
-			deleteEntry(leaf, at+1)
-		}
-		left.put(entry(leaf, at))
-	case joinRight:
-		right.lblk, right.phys, right.n = x.lblk, x.phys, right.n+x.n
-		right.put(entry(leaf, at+1))
-	default:
-		x.put(insertEntry(leaf, at+1))
-	}
-	v.seal(p, level)
-	if at < 0 {
-		return true, v.fixKeys(ed, p, level)
-	}
-	return true, nil
-}
-
-// makeRoom splits the lowest full node of a path whose parent has room, or puts another level
-// below the root. The caller descends again.
-func (v *Volume) makeRoom(ed Editor, p *treePath) error {
-	level := p.depth
-	for level > 0 && nodeFull(p.nodes[level-1].data) {
-		level--
-	}
+// node is the node at a level.
+func (p *treePath) node(in *Inode, level int) []byte {
 	if level == 0 {
-		return v.deepen(ed, p)
+		return in.IBlock[:]
 	}
-	b, node, err := v.newNode(ed, p, p.depth-level)
-	if err != nil {
-		return err
-	}
-	old, err := p.edit(ed, level)
-	if err != nil {
-		return err
-	}
-	n := entries(old)
-	half := n / 2
-	if v.rightmost(p, level) {
-		half = n - 1 // files grow at their end: what stays behind is full
-	}
-	copy(node[extentEntrySize:], old[extentEntrySize*(half+1):extentEntrySize*(n+1)])
-	setEntries(node, n-half)
-	clear(old[extentEntrySize*(half+1) : extentEntrySize*(n+1)])
-	setEntries(old, half)
-	v.seal(p, level)
-	v.sealExtents(p.in, node)
-	parent, err := p.edit(ed, level-1)
-	if err != nil {
-		return err
-	}
-	putIndex(insertEntry(parent, p.nodes[level-1].at+1), entryLblk(node, 0), b)
-	v.seal(p, level-1)
-	return nil
+	return p.nodes[level].data
 }
 
-// rightmost says whether the path takes the last entry of every node down to level.
-func (v *Volume) rightmost(p *treePath, level int) bool {
-	for i := 0; i <= level; i++ {
-		if p.nodes[i].at != entries(p.nodes[i].data)-1 {
+// edit makes the node at a level ready to be changed; sealPath follows.
+func (p *treePath) edit(ed Editor, in *Inode, level int) ([]byte, error) {
+	n := &p.nodes[level]
+	if level > 0 && !n.edited {
+		buf, err := ed.Modify(n.block)
+		if err != nil {
+			return nil, err
+		}
+		n.data, n.edited = buf.Data, true
+	}
+	return p.node(in, level), nil
+}
+
+// rightmost says whether a path takes the last entry of every index node.
+func (p *treePath) rightmost(in *Inode) bool {
+	for level := range p.depth {
+		if p.nodes[level].at != entries(p.node(in, level))-1 {
 			return false
 		}
 	}
 	return true
 }
 
-// newNode allocates a node near the one it is split from.
-func (v *Volume) newNode(ed Editor, p *treePath, depth int) (Block, []byte, error) {
-	goal := v.inodeGoal(p.in)
-	if leaf := p.leaf(); entries(leaf) > 0 {
-		x := extentAt(entry(leaf, max(p.nodes[p.depth].at, 0)))
-		goal = x.phys + Block(x.n)
+// treeRoot returns the depth of an extent tree, whose root is verified.
+func (v *Volume) treeRoot(in *Inode) (depth int, err error) {
+	depth = int(le16(in.IBlock[:], ehDepth))
+	if depth > extentDepthMax || !v.checkExtents(in.IBlock[:], depth, rootEntries, 0) {
+		return 0, Corrupt("extent header", in.Where, in.Offset+iBlock, in.Ino)
 	}
-	b, n, err := v.AllocBlocks(ed, Alloc{Goal: goal, Want: 1, Root: true})
-	if err != nil {
-		return 0, nil, err
-	}
-	p.in.Sectors += uint64(n) << (v.BlockBits - 9)
-	buf, err := ed.Fresh(b)
-	if err != nil {
-		return 0, nil, err
-	}
-	initNode(buf.Data, (len(buf.Data)-extentEntrySize)/extentEntrySize, depth)
-	return b, buf.Data, nil
+	return depth, nil
 }
 
-// deepen moves the entries of the root to a new node below it.
-func (v *Volume) deepen(ed Editor, p *treePath) error {
-	if p.depth == extentDepthMax {
-		return unix.EFBIG
+// treeChild returns the node that entry i of an index node at block where points to, which is
+// depth levels above the leaves. Everything in it lies within what the index says, whose blocks
+// begin with exactly its key and end before end: a change of a key may rely on that.
+func (v *Volume) treeChild(src Source, in *Inode, node []byte, i, depth int, where Block,
+	end uint64) (Block, []byte, error) {
+	b, first := indexChild(node, i), entryLblk(node, i)
+	if !v.checkBlock(b, 1) || b < v.FirstDataBlock {
+		return 0, nil, Corrupt("extent index points outside", where, 0, in.Ino)
 	}
-	b, node, err := v.newNode(ed, p, p.depth)
+	child, err := v.extentBlock(src, in, b, depth, first)
+	if err != nil {
+		return 0, nil, err
+	}
+	n := entries(child)
+	if n == 0 || entryLblk(child, 0) != first {
+		return 0, nil, Corrupt("extent block begins elsewhere than its index", b, 0, in.Ino)
+	}
+	last := uint64(entryLblk(child, n-1)) + 1
+	if depth == 0 {
+		last = uint64(extentAt(child, n-1).end())
+	}
+	if last > end {
+		return 0, nil, Corrupt("extent block reaches into the next", b, 0, in.Ino)
+	}
+	return b, child, nil
+}
+
+// descend finds the leaf for lblk.
+func (v *Volume) descend(src Source, in *Inode, lblk Lblk, p *treePath) error {
+	depth, err := v.treeRoot(in)
 	if err != nil {
 		return err
 	}
-	root := p.in.IBlock[:]
-	n := entries(root)
-	first := Lblk(0)
-	if n > 0 {
-		first = entryLblk(root, 0)
+	p.depth, p.end = depth, lblkMax
+	node, where := in.IBlock[:], in.Where
+	for level := 0; ; level++ {
+		n := &p.nodes[level]
+		n.at, n.edited = searchExtents(node, lblk), false
+		if level == depth {
+			return nil
+		}
+		n.at = max(n.at, 0)
+		if n.at+1 < entries(node) {
+			p.end = uint64(entryLblk(node, n.at+1))
+		}
+		where, node, err = v.treeChild(src, in, node, n.at, depth-level-1, where, p.end)
+		if err != nil {
+			return err
+		}
+		p.nodes[level+1].block, p.nodes[level+1].data = where, node
 	}
-	copy(node[extentEntrySize:], root[extentEntrySize:extentEntrySize*(n+1)])
-	setEntries(node, n)
-	v.sealExtents(p.in, node)
-	clear(root)
-	initNode(root, rootEntries, p.depth+1)
-	setEntries(root, 1)
-	putIndex(entry(root, 0), first, b)
+}
+
+// sealExtents sets the checksum of a node other than the root, whose checksum is the inode's.
+func (v *Volume) sealExtents(in *Inode, node []byte) {
+	if v.csummed() {
+		at := extentEntrySize * (1 + entriesMax(node))
+		le.PutUint32(node[at:], crc32c(v.inodeSeed(in.Ino, in.Generation), node[:at]))
+	}
+}
+
+// seal sets the checksum of the node at a level, if it was changed.
+func (v *Volume) seal(in *Inode, p *treePath, level int) {
+	if n := &p.nodes[level]; level > 0 && n.edited {
+		v.sealExtents(in, n.data)
+		n.edited = false
+	}
+}
+
+func (v *Volume) sealPath(in *Inode, p *treePath) {
+	for level := 1; level <= p.depth; level++ {
+		v.seal(in, p, level)
+	}
+}
+
+// fixKeys tells the nodes above level, up to the first in which it is not the first entry, of the
+// block that the node at level now begins with.
+func (v *Volume) fixKeys(ed Editor, in *Inode, p *treePath, level int) error {
+	first := entryLblk(p.node(in, level), 0)
+	for level--; level >= 0; level-- {
+		at := p.nodes[level].at
+		if entryLblk(p.node(in, level), at) == first {
+			return nil
+		}
+		node, err := p.edit(ed, in, level)
+		if err != nil {
+			return err
+		}
+		le.PutUint32(entry(node, at)[eiBlock:], uint32(first))
+		if at > 0 {
+			return nil
+		}
+	}
 	return nil
 }
 
-// ConvertRun makes the blocks lblk …, which lie within one extent, written or unwritten. Errors as
-// those of InsertRun.
-func (v *Volume) ConvertRun(ed Editor, in *Inode, lblk Lblk, n uint32, written bool) error {
-	var p treePath
-	if in.Flags&FlagExtents == 0 {
-		return unix.EOPNOTSUPP
+// runMax is how many blocks one call of InsertRun may insert into an extent tree.
+const runMax = extentInitMax
+
+// InsertMax is how many blocks from lblk on one call of InsertRun may insert: those of one extent
+// in either state, or those whose pointers stand in one block of a block map.
+func (v *Volume) InsertMax(in *Inode, lblk Lblk) uint32 {
+	most := lblkMax - min(uint32(lblk), lblkMax)
+	if in.Flags&FlagExtents != 0 {
+		return min(most, extentInitMax-1)
 	}
+	return min(most, v.pointersLeft(lblk))
+}
+
+// InsertRun puts the blocks phys … behind lblk …, where the file has a hole; n is at most
+// InsertMax. in.Sectors grows by what the mapping itself takes; the caller counts the data and
+// writes the inode. With bigalloc the caller takes care that a block which shares its cluster with
+// others that are mapped is the one it has to be (ClusterMapped).
+//
+// Blocks that one call changes, in an extent tree of depth d: the leaf, nearly always. Where the
+// new extent comes first in it, the d-1 above it, too. Where nodes are full, at most d of them and
+// d+1 new ones, allocated in one piece if there is one (bitmap and descriptor): 7 for d = 2, which
+// is a file of 460,000 extents with blocks of 4 KiB, and 12 for d = 5, the most. In a block map:
+// one block of pointers, and at most 3 new ones with bitmap and descriptor. Space in so many
+// pieces that each new block comes from a group of its own adds two blocks for each.
+//
+// Errors: ENOSPC; ErrSpaceBusy; EOPNOTSUPP for unwritten blocks in a block map, and for a block
+// map with bigalloc; EFBIG behind the last block that a file, or its block map, can have, and for a
+// block number that does not fit into a block map; EINVAL; those of ed; CorruptError, also if there
+// was no hole.
+func (v *Volume) InsertRun(ed Editor, in *Inode, lblk Lblk, phys Block, n uint32,
+	unwritten bool) error {
+	switch {
+	case uint64(lblk)+uint64(n) > lblkMax:
+		return unix.EFBIG
+	case n == 0 || n > runMax || !v.checkBlock(phys, n) || in.Flags&FlagInlineData != 0:
+		return unix.EINVAL
+	case in.Flags&FlagExtents == 0:
+		return v.insertPointers(ed, in, lblk, phys, n, unwritten)
+	}
+	for n > 0 { // NB: twice for as many unwritten blocks as only a written extent can hold
+		x := extent{lblk, min(n, extentMax(unwritten)), phys, unwritten}
+		if err := v.insertExtent(ed, in, x); err != nil {
+			return err
+		}
+		lblk, phys, n = x.end(), phys+Block(x.n), n-x.n
+	}
+	return nil
+}
+
+// insertExtent joins x with its neighbours in the leaf, as far as there are and they allow it, or
+// gives it an entry of its own.
+func (v *Volume) insertExtent(ed Editor, in *Inode, x extent) error {
+	var p treePath
+	if err := v.descend(ed, in, x.lblk, &p); err != nil {
+		return err
+	}
+	leaf := p.node(in, p.depth)
+	i, end := p.nodes[p.depth].at+1, p.end
+	var left, right extent
+	if i > 0 {
+		left = extentAt(leaf, i-1)
+	}
+	if i < entries(leaf) {
+		right = extentAt(leaf, i)
+		end = uint64(right.lblk)
+	}
+	if left.end() > x.lblk || uint64(x.end()) > end {
+		return Corrupt("extent put where there is one", p.nodes[p.depth].block, 0, in.Ino)
+	}
+	first, count := i, 0
+	if left.joins(x) {
+		x.lblk, x.phys, x.n = left.lblk, left.phys, left.n+x.n
+		first, count = first-1, count+1
+	}
+	if x.joins(right) {
+		x.n, count = x.n+right.n, count+1
+	}
+	return v.replaceExtents(ed, in, &p, first, count, [...]extent{x, {}, {}})
+}
+
+// ConvertRun makes the n blocks from lblk on, which lie within one extent, written or unwritten.
+// The extent falls into up to three, or what was converted joins its neighbours. Blocks that a
+// call changes, and errors, are those of InsertRun.
+func (v *Volume) ConvertRun(ed Editor, in *Inode, lblk Lblk, n uint32, written bool) error {
+	switch {
+	case in.Flags&FlagExtents == 0:
+		return unix.EOPNOTSUPP
+	case n == 0 || uint64(lblk)+uint64(n) > lblkMax:
+		return unix.EINVAL
+	}
+	var p treePath
 	if err := v.descend(ed, in, lblk, &p); err != nil {
 		return err
 	}
-	at := p.nodes[p.depth].at
-	if at < 0 {
-		return Corrupt("no extent to convert", in.Where, in.Offset+iBlock, in.Ino)
+	leaf, at := p.node(in, p.depth), p.nodes[p.depth].at
+	var x extent
+	if at >= 0 {
+		x = extentAt(leaf, at)
 	}
-	x := extentAt(entry(p.leaf(), at))
-	skip := uint32(lblk - x.lblk)
-	if skip >= x.n || x.n-skip < n {
-		return Corrupt("no extent to convert", in.Where, in.Offset+iBlock, in.Ino)
+	if x.end() <= lblk || uint64(x.end()) < uint64(lblk)+uint64(n) {
+		return Corrupt("no extent to convert", p.nodes[p.depth].block, 0, in.Ino)
 	}
 	if x.unwritten != written {
 		return nil
 	}
-	if err := v.removeFrom(ed, &p, x, lblk, lblk+Lblk(n)); err != nil {
-		return err
+	mid := x.before(lblk + Lblk(n)).after(lblk)
+	mid.unwritten = !written
+	if mid.n > extentMax(mid.unwritten) { // as many as only a written extent can hold
+		cut := mid.lblk + Lblk(extentMax(true))
+		return v.replaceExtents(ed, in, &p, at, 1, [...]extent{mid.before(cut), mid.after(cut), {}})
 	}
-	return v.InsertRun(ed, in, lblk, x.phys+Block(skip), n, !written)
+	head, rest := x.before(mid.lblk), x.after(mid.end())
+	first, count := at, 1
+	if head.n == 0 && at > 0 {
+		if left := extentAt(leaf, at-1); left.joins(mid) {
+			mid.lblk, mid.phys, mid.n = left.lblk, left.phys, left.n+mid.n
+			first, count = first-1, count+1
+		}
+	}
+	if rest.n == 0 && at+1 < entries(leaf) {
+		if right := extentAt(leaf, at+1); mid.joins(right) {
+			mid.n, count = mid.n+right.n, count+1
+		}
+	}
+	return v.replaceExtents(ed, in, &p, first, count, [...]extent{head, mid, rest})
 }
 
-// removeFrom takes [from, to) out of extent x, the one that the path leads to. What it had of
-// blocks is the caller's to free.
-func (v *Volume) removeFrom(ed Editor, p *treePath, x extent, from, to Lblk) error {
-	level, at := p.depth, p.nodes[p.depth].at
-	leaf, err := p.edit(ed, level)
+// replaceExtents replaces count extents of a leaf, from number first on, by those of list that are
+// not empty, and brings the tree in order. If there are more of them than before, count is at
+// most 1.
+func (v *Volume) replaceExtents(ed Editor, in *Inode, p *treePath, first, count int,
+	list [3]extent) error {
+	n := 0
+	for _, x := range list {
+		if x.n > 0 {
+			list[n] = x
+			n++
+		}
+	}
+	if n == 0 && count == entries(p.node(in, p.depth)) && p.depth > 0 {
+		return v.dropNodes(ed, in, p)
+	}
+	leaf, err := p.edit(ed, in, p.depth)
 	if err != nil {
 		return err
 	}
-	end := x.lblk + Lblk(x.n)
-	rest := extent{to, uint32(end - to), x.phys + Block(to-x.lblk), x.unwritten}
-	switch {
-	case from > x.lblk:
-		x.n = uint32(from - x.lblk)
-		x.put(entry(leaf, at))
-		v.seal(p, level)
-		if rest.n == 0 {
-			return nil
-		}
-		return v.InsertRun(ed, p.in, rest.lblk, rest.phys, rest.n, rest.unwritten)
-	case rest.n > 0:
-		rest.put(entry(leaf, at))
-	default:
-		deleteEntry(leaf, at)
+	same := min(n, count)
+	for i, x := range list[:same] {
+		x.put(leaf, first+i)
 	}
-	if entries(leaf) == 0 && level > 0 {
-		return v.dropNode(ed, p, level)
-	}
-	v.seal(p, level)
-	if at == 0 {
-		return v.fixKeys(ed, p, level)
-	}
-	return nil
-}
-
-// dropNode frees an empty node, and those above that become empty by it.
-func (v *Volume) dropNode(ed Editor, p *treePath, level int) error {
-	for ; level > 0 && entries(p.nodes[level].data) == 0; level-- {
-		if err := v.FreeBlocks(ed, p.nodes[level].block, 1, true); err != nil {
+	first += same
+	if n > same {
+		// NB: what stays was changed before, since making room may lead the path elsewhere.
+		if first, err = v.makeRoom(ed, in, p, first, n-same, list[same].lblk); err != nil {
 			return err
 		}
-		p.in.Sectors -= v.clusterSectors()
-		parent, err := p.edit(ed, level-1)
-		if err != nil {
+		if leaf, err = p.edit(ed, in, p.depth); err != nil {
 			return err
 		}
-		deleteEntry(parent, p.nodes[level-1].at)
+		insertEntries(leaf, first, n-same)
+		for i, x := range list[same:n] {
+			x.put(leaf, first+i)
+		}
+	} else {
+		deleteEntries(leaf, first, count-same)
 	}
-	if level == 0 && entries(p.in.IBlock[:]) == 0 {
-		initNode(p.in.IBlock[:], rootEntries, 0)
-		return nil
+	if entries(leaf) > 0 {
+		if err := v.fixKeys(ed, in, p, p.depth); err != nil {
+			return err
+		}
 	}
-	v.seal(p, level)
-	if p.nodes[level].at == 0 {
-		return v.fixKeys(ed, p, level)
-	}
+	v.sealPath(in, p)
 	return nil
-}
-
-// clusterSectors is what a cluster adds to i_blocks.
-func (v *Volume) clusterSectors() uint64 { return 1 << (v.BlockBits + v.ClusterBits - 9) }
-
-// Bounds of one call of RemoveRuns: each group of blocks has a bitmap and a descriptor.
-const (
-	removeGroups  = 6
-	removeExtents = 64
-)
-
-// RemoveRuns frees the blocks [from, to) of a file, from the end backwards, a bounded piece of them;
-// what the mapping itself needs no more goes with them. ErrContinue: everything from next on is
-// done. The blocks of directories and symbolic links are metadata of the log. Errors: those of ed;
-// ENOSPC, if a hole in the middle of an extent needs a new node; CorruptError.
-func (v *Volume) RemoveRuns(ed Editor, in *Inode, from, to Lblk) (next Lblk, err error) {
-	if in.Flags&FlagExtents == 0 {
-		return v.removeIndirect(ed, in, from, to)
-	}
-	metadata := in.Type() != unix.S_IFREG
-	groups, last := 0, Group(0)
-	for range removeExtents {
-		var p treePath
-		if to <= from {
-			return from, nil
-		}
-		if err := v.descend(ed, in, to-1, &p); err != nil {
-			return to, err
-		}
-		at := p.nodes[p.depth].at
-		if at < 0 { // nothing before to in this leaf, which is the first, or begins with a hole
-			left, ok := p.before()
-			if !ok {
-				return from, v.flatten(ed, in)
-			}
-			to = left
-			continue
-		}
-		x := extentAt(entry(p.leaf(), at))
-		end := min(x.lblk+Lblk(x.n), to)
-		if end <= from {
-			return from, v.flatten(ed, in)
-		}
-		if !v.checkBlock(x.phys, x.n) {
-			return to, Corrupt("extent points outside", p.nodes[p.depth].block, 0, in.Ino)
-		}
-		first := max(x.lblk, from)
-		phys, n := x.phys+Block(first-x.lblk), uint32(end-first)
-		if g := v.groupOf(phys); groups == 0 || g != last {
-			groups, last = groups+1, g
-		}
-		if v.groupOf(phys+Block(n)-1) != last {
-			groups, last = groups+1, v.groupOf(phys+Block(n)-1)
-		}
-		if err := v.removeFrom(ed, &p, x, first, end); err != nil {
-			return to, err
-		}
-		if err := v.freeRun(ed, in, phys, n, metadata); err != nil {
-			return to, err
-		}
-		if to = first; groups >= removeGroups {
-			break
-		}
-	}
-	return to, ErrContinue
-}
-
-// freeRun frees data blocks of a file.
-func (v *Volume) freeRun(ed Editor, in *Inode, b Block, n uint32, metadata bool) error {
-	in.Sectors -= min(in.Sectors, uint64(n)<<(v.BlockBits-9))
-	return v.FreeBlocks(ed, b, n, metadata)
-}
-
-// before returns the first block of the leaf that the path leads to, when it is not the first one
-// of the tree.
-func (p *treePath) before() (first Lblk, ok bool) {
-	for level := p.depth - 1; level >= 0; level-- {
-		if n := &p.nodes[level]; n.at > 0 {
-			return entryLblk(n.data, n.at), true
-		}
-	}
-	return 0, false
-}
-
-// flatten takes a tree of one leaf with few entries back into the inode, as the kernel does.
-func (v *Volume) flatten(ed Editor, in *Inode) error {
-	root := in.IBlock[:]
-	if le16(root, ehDepth) != 1 || entries(root) != 1 {
-		return nil
-	}
-	var p treePath
-	if err := v.descend(ed, in, 0, &p); err != nil {
-		return err
-	}
-	leaf := p.leaf()
-	n := entries(leaf)
-	if n > rootEntries {
-		return nil
-	}
-	initNode(root, rootEntries, 0)
-	copy(root[extentEntrySize:], leaf[extentEntrySize:extentEntrySize*(n+1)])
-	clear(root[extentEntrySize*(n+1):])
-	setEntries(root, n)
-	in.Sectors -= min(in.Sectors, v.clusterSectors())
-	return v.FreeBlocks(ed, p.nodes[1].block, 1, true)
-}
-
-// inodeGoal is where the first block of a file is wanted: in the group of its inode, files of the
-// same group some way apart ("Block and Inode Allocation Policy").
-func (v *Volume) inodeGoal(in *Inode) Block {
-	g := v.groupOfInode(in.Ino)
-	colour := uint64(uint32(in.Ino)*0x9e3779b1>>28) * uint64(v.BlocksPerGroup) / 16
-	if b := v.groupFirst(g) + Block(colour); b < v.BlocksCount {
-		return b
-	}
-	return v.groupFirst(g)
-}
-
-// Goal is the block at which the block for lblk is wanted: behind the one before it in the file.
-func (v *Volume) Goal(src Source, in *Inode, lblk Lblk) (Block, error) {
-	if in.Flags&FlagExtents == 0 {
-		return v.goalIndirect(src, in, lblk)
-	}
-	node := in.IBlock[:]
-	depth := int(le16(node, ehDepth))
-	if depth > extentDepthMax || !v.checkExtents(node, depth, rootEntries, 0) {
-		return 0, Corrupt("extent header", in.Where, in.Offset+iBlock, in.Ino)
-	}
-	for ; depth > 0; depth-- {
-		e := entry(node, max(searchExtents(node, lblk), 0))
-		child := indexChild(e)
-		if !v.checkBlock(child, 1) {
-			return 0, Corrupt("extent index points outside", in.Where, in.Offset, in.Ino)
-		}
-		var err error
-		if node, err = v.extentBlock(src, in, child, depth-1, Lblk(le32(e, eiBlock))); err != nil {
-			return 0, err
-		}
-	}
-	i := searchExtents(node, lblk)
-	if i < 0 {
-		return v.inodeGoal(in), nil
-	}
-	x := extentAt(entry(node, i))
-	// A hole that is filled later fits in between; far behind, the distance means nothing.
-	if skip := Block(lblk - x.lblk); skip < Block(v.BlocksPerGroup) &&
-		x.phys+skip < v.BlocksCount {
-		return x.phys + skip, nil
-	}
-	return x.phys + Block(x.n), nil
 }

@@ -64,7 +64,7 @@ func (x *fcReplay) record(r *fcRecord) error {
 	case fcTagInode:
 		return x.putInode(Ino(le32(v, fcInodeIno)), v[fcInodeRaw:])
 	case fcTagAddRange:
-		return x.addRange(Ino(le32(v, fcRangeIno)), extentAt(v[fcRangeEx:]))
+		return x.addRange(Ino(le32(v, fcRangeIno)), decodeExtent(v[fcRangeEx:]))
 	case fcTagDelRange:
 		return x.delRange(Ino(le32(v, fcDelIno)), le32(v, fcDelLblk), le32(v, fcDelLen))
 	case fcTagCreat, fcTagLink, fcTagUnlink:
@@ -198,7 +198,7 @@ func (x *fcReplay) remove(in *Inode, from, to Lblk) error {
 // nodes counts the nodes of an extent tree below one.
 func (x *fcReplay) nodes(in *Inode, node []byte, depth int) (n uint64, err error) {
 	for i := 0; depth > 0 && i < entries(node); i++ {
-		child := indexChild(entry(node, i))
+		child := indexChild(node, i)
 		if !x.v.checkBlock(child, 1) {
 			return 0, Corrupt("extent index points outside", in.Where, in.Offset, in.Ino)
 		}

@@ -137,7 +137,7 @@ func (s *fcScanner) record(r *fcRecord) error {
 		s.fc.Commits++
 		return nil
 	case fcTagAddRange:
-		ex := extentAt(r.value[fcRangeEx:])
+		ex := decodeExtent(r.value[fcRangeEx:])
 		s.fc.regions = append(s.fc.regions, fcRegion{ex.phys, ex.n})
 		s.tags++
 	case fcTagPad:

@@ -2,267 +2,334 @@ package ext4
 
 import "golang.org/x/sys/unix"
 
-// mapPath is the way to a pointer of a block map: i_block, then the indirect blocks.
+// mapPath is the way to the pointer for a block in a block map: through i_block, level 0, and
+// indirect blocks, to level depth.
 type mapPath struct {
-	level int // of indirection: 0 for a direct block
-	index [levelsMax + 1]int
+	depth int
+	// base is the first block of those whose pointers stand in the last node.
+	base  Lblk
 	nodes [levelsMax + 1]struct {
 		block Block
-		data  []byte // nil where the block is missing
+		data  []byte // not for level 0; nil where a block is missing
+		index int
+		fresh bool // it was just allocated
 	}
 }
 
-// mapTo finds the pointers on the way to lblk. ok is false beyond what a map reaches.
-func (v *Volume) mapTo(src Source, in *Inode, lblk Lblk, p *mapPath) (ok bool, err error) {
-	bits := uint(v.BlockBits - 2)
+// place fills in depth, base and the indexes for a block. It returns false beyond what a block map
+// reaches.
+func (v *Volume) place(lblk Lblk, p *mapPath) bool {
+	bits := uint(v.BlockBits - 2) // log2 of the pointers in a block
 	rest := uint64(lblk)
-	p.nodes[0].data = in.IBlock[:]
 	if rest < directBlocks {
-		p.level, p.index[0] = 0, int(rest)
-		return true, nil
+		p.depth, p.base, p.nodes[0].index = 0, 0, int(rest)
+		return true
 	}
 	rest -= directBlocks
-	level := uint(1)
-	for ; rest>>(level*bits) != 0; level++ {
-		if rest -= 1 << (level * bits); level == levelsMax {
-			return false, nil
+	depth := uint(1)
+	for ; rest>>(depth*bits) != 0; depth++ {
+		if depth == levelsMax {
+			return false
 		}
+		rest -= 1 << (depth * bits)
 	}
-	p.level, p.index[0] = int(level), directBlocks+int(level)-1
-	for i := 1; i <= p.level; i++ {
-		p.index[i] = int(rest >> ((level - uint(i)) * bits) & (1<<bits - 1))
-		p.nodes[i].block, p.nodes[i].data = 0, nil
-		if p.nodes[i-1].data == nil {
-			continue
-		}
-		b := p.pointer(i - 1)
+	p.depth, p.nodes[0].index = int(depth), directBlocks+int(depth)-1
+	for level := uint(1); level <= depth; level++ {
+		p.nodes[level].index = int(rest >> ((depth - level) * bits) & (1<<bits - 1))
+	}
+	p.base = lblk - Lblk(p.nodes[depth].index)
+	return true
+}
+
+// mapBlocks is the number of blocks that a block map reaches.
+func (v *Volume) mapBlocks() uint64 {
+	per := uint64(v.BlockSize / 4)
+	return min(lblkMax, directBlocks+per+per*per+per*per*per)
+}
+
+// mapBlocksIn is the number of blocks that a block map can have if together with its indirect
+// blocks they must not be more than limit.
+func (v *Volume) mapBlocksIn(limit uint64) uint64 {
+	per := uint64(v.BlockSize / 4)
+	if v.mapBlocks()+(1)+(1+per)+(1+per+per*per) <= limit {
+		return v.mapBlocks()
+	}
+	rest, indirect := limit-directBlocks-per, uint64(1+1)
+	if rest < per*per {
+		return limit - indirect - (rest+per-1)/per
+	}
+	rest -= per * per
+	indirect += per + 1 + (rest+per-1)/per + (rest+per*per-1)/(per*per)
+	return min(limit-indirect, v.mapBlocks())
+}
+
+// pointersLeft is how many blocks from lblk on have their pointers in the same block.
+func (v *Volume) pointersLeft(lblk Lblk) uint32 {
+	var p mapPath
+	switch {
+	case !v.place(lblk, &p):
+		return 0
+	case p.depth == 0:
+		return directBlocks - uint32(lblk)
+	}
+	return v.BlockSize/4 - uint32(lblk-p.base)
+}
+
+// node is the node at a level; of the inode's i_block what a path at that level may look at.
+func (p *mapPath) node(in *Inode, level int) []byte {
+	switch {
+	case level > 0:
+		return p.nodes[level].data
+	case p.depth == 0:
+		return in.IBlock[:4*directBlocks]
+	}
+	return in.IBlock[:]
+}
+
+func pointerAt(node []byte, i int) Block { return Block(le32(node, 4*i)) }
+
+// walk goes down to the last node of a path that is there, and returns its level.
+func (v *Volume) walk(src Source, in *Inode, p *mapPath) (level int, err error) {
+	for ; level < p.depth; level++ {
+		i := p.nodes[level].index
+		b := pointerAt(p.node(in, level), i)
 		if b == 0 {
-			continue
+			return level, nil
 		}
-		if !v.checkBlock(b, 1) {
-			return false, Corrupt("block map points outside", in.Where, in.Offset+iBlock, in.Ino)
+		if !v.checkBlock(b, 1) || b < v.FirstDataBlock {
+			return level, Corrupt("block map points outside", p.nodes[level].block, 4*i, in.Ino)
 		}
 		buf, err := src.Block(b)
 		if err != nil {
-			return false, err
+			return level, err
 		}
-		p.nodes[i].block, p.nodes[i].data = b, buf.Data
+		n := &p.nodes[level+1]
+		n.block, n.data, n.fresh = b, buf.Data, false
 	}
-	return true, nil
+	return level, nil
 }
 
-// pointer is the pointer that the path takes at a level.
-func (p *mapPath) pointer(level int) Block {
-	return Block(le32(p.nodes[level].data, 4*p.index[level]))
-}
-
-// set changes it; level's node has been made ready.
-func (p *mapPath) set(level, offset int, b Block) {
-	le.PutUint32(p.nodes[level].data[4*(p.index[level]+offset):], uint32(b))
-}
-
-// edit makes the node of a level ready to be changed.
-func (p *mapPath) edit(ed Editor, in *Inode, level int) error {
-	if level == 0 {
-		p.nodes[0].data = in.IBlock[:]
-		return nil
+// edit makes the node at a level ready to be changed.
+func (p *mapPath) edit(ed Editor, in *Inode, level int) ([]byte, error) {
+	if n := &p.nodes[level]; level > 0 && !n.fresh {
+		buf, err := ed.Modify(n.block)
+		if err != nil {
+			return nil, err
+		}
+		n.data = buf.Data
 	}
-	buf, err := ed.Modify(p.nodes[level].block)
-	p.nodes[level].data = buf.Data
-	return err
+	return p.node(in, level), nil
 }
 
-// indirectLeft is how many blocks from lblk on have their pointers in the same block.
-func (v *Volume) indirectLeft(lblk Lblk) uint32 {
-	per := uint32(v.BlockSize / 4)
-	if lblk < directBlocks {
-		return directBlocks - uint32(lblk)
-	}
-	return per - (uint32(lblk)-directBlocks)%per
-}
-
-// insertIndirect is InsertRun for a block map. All pointers lie in one block, see InsertMax.
-func (v *Volume) insertIndirect(ed Editor, in *Inode, lblk Lblk, phys Block, n uint32,
+// insertPointers is InsertRun for a block map.
+func (v *Volume) insertPointers(ed Editor, in *Inode, lblk Lblk, phys Block, n uint32,
 	unwritten bool) error {
-	if unwritten {
-		return unix.EOPNOTSUPP
-	}
 	var p mapPath
-	ok, err := v.mapTo(ed, in, lblk, &p)
+	switch {
+	case unwritten || v.ClusterBits > 0:
+		return unix.EOPNOTSUPP
+	case !v.place(lblk, &p) || uint64(phys)+uint64(n) > 1<<32:
+		return unix.EFBIG
+	case n > v.pointersLeft(lblk):
+		return unix.EINVAL
+	}
+	level, err := v.walk(ed, in, &p)
 	if err != nil {
 		return err
 	}
-	if !ok || uint64(phys)+uint64(n) > 1<<32 || n > v.indirectLeft(lblk) {
-		return unix.EFBIG
+	m := metaBlocks{goal: v.metaGoal(phys), want: uint32(p.depth - level)}
+	node, err := p.edit(ed, in, level)
+	if err != nil {
+		return err
 	}
-	for i := 1; i <= p.level; i++ {
-		if p.nodes[i].data != nil {
-			continue
-		}
-		if err := v.newIndirect(ed, in, &p, i, phys); err != nil {
+	for ; level < p.depth; level++ {
+		b, data, err := v.takeMeta(ed, in, &m)
+		if err != nil {
 			return err
 		}
+		if b >= 1<<32 {
+			return unix.EFBIG
+		}
+		le.PutUint32(node[4*p.nodes[level].index:], uint32(b))
+		next := &p.nodes[level+1]
+		next.block, next.data, next.fresh = b, data, true
+		node = data
 	}
-	if err := p.edit(ed, in, p.level); err != nil {
-		return err
-	}
+	first := p.nodes[p.depth].index
 	for i := range int(n) {
-		if le32(p.nodes[p.level].data, 4*(p.index[p.level]+i)) != 0 {
-			return Corrupt("block map: block mapped twice", p.nodes[p.level].block, 0, in.Ino)
+		if pointerAt(node, first+i) != 0 {
+			return Corrupt("block put where there is one", p.nodes[p.depth].block, 4*(first+i),
+				in.Ino)
 		}
-		p.set(p.level, i, phys+Block(i))
+		le.PutUint32(node[4*(first+i):], uint32(phys)+uint32(i))
 	}
 	return nil
 }
 
-// newIndirect allocates the missing block of a level, near the data.
-func (v *Volume) newIndirect(ed Editor, in *Inode, p *mapPath, level int, near Block) error {
-	b, n, err := v.AllocBlocks(ed, Alloc{Goal: near, Want: 1, Root: true})
-	if err != nil {
-		return err
+// removePointers is RemoveRuns for a block map: one block of pointers after the other.
+func (v *Volume) removePointers(ed Editor, r *removal) (next Lblk, err error) {
+	if v.ClusterBits > 0 {
+		return r.to, unix.EOPNOTSUPP
 	}
-	in.Sectors += uint64(n) << (v.BlockBits - 9)
-	buf, err := ed.Fresh(b)
-	if err != nil {
-		return err
-	}
-	if err := p.edit(ed, in, level-1); err != nil {
-		return err
-	}
-	p.set(level-1, 0, b)
-	p.nodes[level].block, p.nodes[level].data = b, buf.Data
-	return nil
-}
-
-// removeIndirect is RemoveRuns for a block map: a piece is what has its pointers in one block.
-func (v *Volume) removeIndirect(ed Editor, in *Inode, from, to Lblk) (Lblk, error) {
-	metadata := in.Type() != unix.S_IFREG
-	for range removeExtents {
-		if to <= from {
-			return from, nil
+	for next = Lblk(min(uint64(r.to), v.mapBlocks())); next > r.from; {
+		if r.nodes == 0 {
+			return next, ErrContinue
 		}
+		r.nodes--
 		var p mapPath
-		ok, err := v.mapTo(ed, in, to-1, &p)
+		v.place(next-1, &p)
+		level, err := v.walk(ed, r.in, &p)
 		if err != nil {
-			return to, err
+			return next, err
 		}
-		if !ok || p.nodes[p.level].data == nil {
-			to = v.skipMissing(&p, to, ok)
+		if level < p.depth {
+			next = v.skipMissing(r.in, &p, level, next)
 			continue
 		}
-		// The pointers of this block from its first, or from's, up to to's.
-		count := min(p.index[p.level]+1, int(to-from))
-		if p.level == 0 {
-			count = min(p.index[0]+1, int(to-from))
+		if next, err = v.removeInNode(ed, r, &p, next); err != nil {
+			return next, err
 		}
-		p.index[p.level] -= count - 1
-		done, err := v.clearPointers(ed, in, &p, count, metadata)
-		if err != nil {
-			return to, err
-		}
-		if to -= Lblk(done); to <= from {
-			return from, nil
-		}
-		return to, ErrContinue
 	}
-	return to, ErrContinue
+	return r.from, nil
 }
 
-// skipMissing is where a search for mapped blocks before to goes on, when to-1 lies below an
-// indirect block that is missing: at the first block of what that would map.
-func (v *Volume) skipMissing(p *mapPath, to Lblk, ok bool) Lblk {
+// skipMissing is where the search for blocks before next goes on, where the path ends at level for
+// want of a block: behind what the nearest pointer before it in the same node leads to, or at the
+// first block of the node.
+func (v *Volume) skipMissing(in *Inode, p *mapPath, level int, next Lblk) Lblk {
 	bits := uint(v.BlockBits - 2)
-	end := uint64(directBlocks)
-	for l := uint(1); l <= levelsMax; l++ {
-		if ok && int(l) == p.level {
-			break
-		}
-		end += 1 << (l * bits)
-	}
-	if !ok {
-		return Lblk(min(end, uint64(to-1)))
-	}
-	rest := uint64(to-1) - end
-	for level := 1; level <= p.level; level++ {
-		if p.nodes[level].data == nil {
-			span := uint64(1) << (uint(p.level-level+1) * bits)
-			return Lblk(end + rest&^(span-1))
+	span := uint64(1) << (uint(p.depth-level) * bits) // blocks below each pointer of the node
+	offset := uint64(next-1) - v.firstAtDepth(p.depth)
+	first := v.firstAtDepth(p.depth) + offset&^(span-1)
+	if level > 0 { // in i_block the pointer before it is that of another depth
+		node := p.node(in, level)
+		for i := p.nodes[level].index; i > 0 && pointerAt(node, i-1) == 0; i-- {
+			first -= span
 		}
 	}
-	return to - 1
+	return Lblk(first)
 }
 
-// clearPointers frees the blocks behind count pointers from the path's on, in as few ranges as they
-// make, at most removeGroups of them, from the last one on; and the indirect blocks that are empty
-// then. It returns how many pointers it went over.
-func (v *Volume) clearPointers(ed Editor, in *Inode, p *mapPath, count int, metadata bool) (int,
-	error) {
-	if err := p.edit(ed, in, p.level); err != nil {
-		return 0, err
+// firstAtDepth is the first block behind so many levels of indirect blocks.
+func (v *Volume) firstAtDepth(depth int) uint64 {
+	if depth == 0 {
+		return 0
 	}
-	node, first := p.nodes[p.level].data, p.index[p.level]
-	ranges, i := 0, first+count
-	for i > first && ranges < removeGroups {
-		b := Block(le32(node, 4*(i-1)))
-		n := 1
+	first, span := uint64(directBlocks), uint64(v.BlockSize/4)
+	for range depth - 1 {
+		first += span
+		span *= uint64(v.BlockSize / 4)
+	}
+	return first
+}
+
+// removeInNode removes what the last node of a path has before to, and returns how far it came.
+func (v *Volume) removeInNode(ed Editor, r *removal, p *mapPath, to Lblk) (Lblk, error) {
+	node := p.node(r.in, p.depth)
+	first := int(max(p.base, r.from) - p.base)
+	end := int(to - p.base)
+	i, used := end, false
+	for i > first {
+		b, n := pointerAt(node, i-1), 1
 		if b != 0 {
-			for i-n > first && Block(le32(node, 4*(i-n-1))) == b-1 {
+			for i-n > first && b > 1 && pointerAt(node, i-n-1) == b-1 {
 				b--
 				n++
 			}
-			if !v.checkBlock(b, uint32(n)) {
-				return 0, Corrupt("block map points outside", p.nodes[p.level].block, 4*i, in.Ino)
+			low, high := p.base+Lblk(i-n), p.base+Lblk(i)
+			done, err := v.reach(r, low, high, b)
+			if err != nil {
+				return to, err
 			}
-			if err := v.freeRun(ed, in, b, uint32(n), metadata); err != nil {
-				return 0, err
+			if err := v.freeData(ed, r, done, high, b+Block(done-low)); err != nil {
+				return to, err
 			}
-			ranges++
+			if n = int(high - done); n > 0 {
+				used = true
+			}
+			if done > low { // nothing more can be afforded
+				i -= n
+				r.nodes = 0
+				break
+			}
 		}
-		clear(node[4*(i-n) : 4*i])
 		i -= n
 	}
-	return first + count - i, v.dropIndirect(ed, in, p)
+	to = p.base + Lblk(i)
+	if p.depth > 0 && allZero(node[:4*i]) && allZero(node[4*end:]) {
+		return to, v.dropPointers(ed, r.in, p)
+	}
+	if !used {
+		return to, nil
+	}
+	node, err := p.edit(ed, r.in, p.depth)
+	if err != nil {
+		return to, err
+	}
+	clear(node[4*i : 4*end])
+	return to, nil
 }
 
-// dropIndirect frees the indirect blocks of a path that are empty.
-func (v *Volume) dropIndirect(ed Editor, in *Inode, p *mapPath) error {
-	for level := p.level; level > 0; level-- {
-		for _, b := range p.nodes[level].data {
-			if b != 0 {
-				return nil
-			}
-		}
-		if err := v.FreeBlocks(ed, p.nodes[level].block, 1, true); err != nil {
+// dropPointers frees the last node of a path, which maps nothing any more, and the nodes above it
+// that lead to nothing else.
+func (v *Volume) dropPointers(ed Editor, in *Inode, p *mapPath) error {
+	level := p.depth
+	for ; level > 0; level-- {
+		if err := v.freeNode(ed, in, p.nodes[level].block); err != nil {
 			return err
 		}
-		in.Sectors -= min(in.Sectors, v.clusterSectors())
-		if err := p.edit(ed, in, level-1); err != nil {
-			return err
+		up, i := p.node(in, level-1), p.nodes[level-1].index
+		if level == 1 || !allZero(up[:4*i]) || !allZero(up[4*(i+1):]) {
+			break
 		}
-		p.set(level-1, 0, 0)
 	}
+	level--
+	node, err := p.edit(ed, in, level)
+	if err != nil {
+		return err
+	}
+	clear(node[4*p.nodes[level].index:][:4])
 	return nil
 }
 
-// goalIndirect is Goal for a block map: behind the nearest block before it in the same block of
-// pointers.
-func (v *Volume) goalIndirect(src Source, in *Inode, lblk Lblk) (Block, error) {
-	var p mapPath
-	ok, err := v.mapTo(src, in, lblk, &p)
-	if err != nil || !ok {
-		return v.inodeGoal(in), err
-	}
-	for level := p.level; level >= 0; level-- {
-		if p.nodes[level].data == nil {
-			continue
+// allZero says whether p, whose length is a multiple of 4, has only zeros.
+func allZero(p []byte) bool {
+	for ; len(p) >= 8; p = p[8:] {
+		if le.Uint64(p) != 0 {
+			return false
 		}
-		for i := p.index[level] - 1; i >= 0; i-- {
-			if b := Block(le32(p.nodes[level].data, 4*i)); b != 0 {
-				return b + Block(p.index[level]-i), nil
+	}
+	return len(p) == 0 || le.Uint32(p) == 0
+}
+
+// goalPointers is Goal for a block map: by the nearest pointer of the same block, first before
+// lblk's own and then behind it; where there is none, or the block is missing, by the pointers
+// above it, which lead to blocks near the data.
+func (v *Volume) goalPointers(src Source, in *Inode, lblk Lblk) (Block, error) {
+	var p mapPath
+	if !v.place(lblk, &p) {
+		return v.inodeGoal(in), nil
+	}
+	level, err := v.walk(src, in, &p)
+	if err != nil {
+		return 0, err
+	}
+	for ; level >= 0; level-- {
+		node, at := p.node(in, level), p.nodes[level].index
+		for i := at - 1; i >= 0; i-- {
+			b := pointerAt(node, i)
+			switch {
+			case b == 0:
+			case level == p.depth:
+				return v.goalNear(in, b, int64(at-i)), nil
+			default:
+				return v.goalNear(in, b, 1), nil
 			}
 		}
-		if level > 0 {
-			return p.nodes[level].block + 1, nil
+		for i := at + 1; level == p.depth && 4*i < len(node); i++ {
+			if b := pointerAt(node, i); b != 0 {
+				return v.goalNear(in, b, int64(at-i)), nil
+			}
 		}
 	}
 	return v.inodeGoal(in), nil

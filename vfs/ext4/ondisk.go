@@ -62,6 +62,14 @@ const (
 	sChecksumType      = 0x175
 	sKbytesWritten     = 0x178
 	sErrorCount        = 0x194
+	sFirstErrorTime    = 0x198
+	sFirstErrorIno     = 0x19c
+	sFirstErrorBlock   = 0x1a0
+	sFirstErrorFunc    = 0x1a8
+	sLastErrorTime     = 0x1cc
+	sLastErrorIno      = 0x1d0
+	sLastErrorBlock    = 0x1d8
+	sLastErrorFunc     = 0x1e0
 	sOverheadClusters  = 0x248
 	sBackupBGs         = 0x24c
 	sChecksumSeed      = 0x270

@@ -174,7 +174,8 @@ func (v *Volume) clearOrphanSlot(ed Editor, s orphanSlot) error {
 	return nil
 }
 
-// LoadOrphans reads the orphans that the last mount has left. Errors: CorruptError, and those of src.
+// LoadOrphans reads the orphans that the last mount has left. Errors: CorruptError, and those of
+// src.
 func (v *Volume) LoadOrphans(src Source) (*Orphans, error) {
 	o := &Orphans{links: map[Ino]orphanLink{}, undo: make([]orphanUndo, 0, 16)}
 	prev := Ino(0)

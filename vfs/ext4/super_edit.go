@@ -20,6 +20,54 @@ func (v *Volume) sealSuper(super []byte) {
 	}
 }
 
+// SetLabel names the volume; at most 16 bytes.
+func (v *Volume) SetLabel(ed Editor, label []byte) error {
+	super, err := v.editSuper(ed)
+	if err != nil {
+		return err
+	}
+	name := super[sVolumeName : sVolumeName+16]
+	clear(name)
+	copy(name, label)
+	v.sealSuper(super)
+	v.Label = string(label)
+	return nil
+}
+
+// ErrorRecord is what the superblock remembers of damage that was found.
+type ErrorRecord struct {
+	When  Timespec
+	Ino   Ino
+	Block Block
+	// Where is what was being done, in 31 bytes.
+	Where string
+}
+
+// ErrorSuper records n errors, of which the first and the last are given, and that the filesystem
+// has to be checked.
+func (v *Volume) ErrorSuper(ed Editor, n uint32, first, last ErrorRecord) error {
+	super, err := v.editSuper(ed)
+	if err != nil {
+		return err
+	}
+	count := le32(super, sErrorCount)
+	put := func(r *ErrorRecord, when, ino, block, where int) {
+		le.PutUint32(super[when:], uint32(r.When.Sec))
+		le.PutUint32(super[ino:], uint32(r.Ino))
+		le.PutUint64(super[block:], uint64(r.Block))
+		clear(super[where : where+32])
+		copy(super[where:where+31], r.Where)
+	}
+	if count == 0 {
+		put(&first, sFirstErrorTime, sFirstErrorIno, sFirstErrorBlock, sFirstErrorFunc)
+	}
+	put(&last, sLastErrorTime, sLastErrorIno, sLastErrorBlock, sLastErrorFunc)
+	le.PutUint32(super[sErrorCount:], count+n)
+	le.PutUint16(super[sState:], le16(super, sState)|stateErrors)
+	v.sealSuper(super)
+	return nil
+}
+
 // MountSuper records in the superblock that the filesystem is mounted and written: with a journal
 // that it needs recovery, without that it is not clean.
 func (v *Volume) MountSuper(ed Editor, journal bool, mountpoint string) error {
@@ -45,8 +93,8 @@ func (v *Volume) MountSuper(ed Editor, journal bool, mountpoint string) error {
 	return nil
 }
 
-// UnmountSuper records that everything is in place, and what is free. kbytes is how much was written
-// since the mount.
+// UnmountSuper records that everything is in place, and what is free. kbytes is how much was
+// written since the mount.
 func (v *Volume) UnmountSuper(ed Editor, s *Space, kbytes uint64) error {
 	super, err := v.editSuper(ed)
 	if err != nil {

@@ -74,8 +74,8 @@ func xattrEntryHash(name, padded []byte) (hash uint32) {
 	return hash
 }
 
-// rebuild writes list a, changed by c, to w, which is empty. It says whether there was room, and how
-// many entries there are.
+// rebuild writes list a, changed by c, to w, which is empty. It says whether there was room, and
+// how many entries there are.
 func (w *xattrWriter) rebuild(a *xattrArea, c *xattrChange) (count int, ok bool) {
 	done := c.remove
 	for off := a.first; off < a.end; {
@@ -118,8 +118,8 @@ func (w *xattrWriter) rebuild(a *xattrArea, c *xattrChange) (count int, ok bool)
 	return count, true
 }
 
-// SetXattr sets an attribute of in, which the caller writes: inside the inode if there is room, else
-// in the block. flags are XATTR_CREATE and XATTR_REPLACE. Errors: EEXIST; ENODATA; ENOSPC if
+// SetXattr sets an attribute of in, which the caller writes: inside the inode if there is room,
+// else in the block. flags are XATTR_CREATE and XATTR_REPLACE. Errors: EEXIST; ENODATA; ENOSPC if
 // there is no room; ERANGE for a name that is too long; EOPNOTSUPP for a value in an inode of
 // its own; those of ed; CorruptError.
 func (v *Volume) SetXattr(ed Editor, in *Inode, index uint8, name, value []byte, flags int) error {
@@ -195,7 +195,8 @@ func (v *Volume) findXattr(ed Editor, in *Inode, index uint8, name []byte) (body
 }
 
 // writeBody changes the list inside an inode. ok is false, and nothing changed, if it has no room.
-func (v *Volume) writeBody(ed Editor, in *Inode, a *xattrArea, c *xattrChange) (ok bool, err error) {
+func (v *Volume) writeBody(ed Editor, in *Inode, a *xattrArea, c *xattrChange) (ok bool,
+	err error) {
 	if in.ExtraISize == 0 || len(in.InBody) < xiSize+xeSizeMin {
 		return false, nil
 	}

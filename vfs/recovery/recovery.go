@@ -205,5 +205,13 @@ func OpenLog(dev Storage, vol *ext4.Volume) (*jbd2.Log, error) {
 	if err != nil {
 		return nil, err
 	}
-	return jbd2.Open(c)
+	log, err := jbd2.Open(c)
+	if err != nil || log.Empty() {
+		return log, err
+	}
+	// Nobody needs what is in it: the superblock says so. As the kernel, go on behind it.
+	if err := log.Scan(); err != nil {
+		return nil, err
+	}
+	return log, log.MarkEmpty()
 }
