@@ -36,6 +36,9 @@ func (w *writer) step() bool {
 	if w.ioErr != 0 && w.aborted == 0 {
 		w.abort(w.ioErr)
 	}
+	if w.aborted != 0 && (w.stage == writerLogged || w.stage == writerFlushed) {
+		w.stage = writerSealed // NB: with a commit block, recovery would take it for whole
+	}
 	switch w.stage {
 	case writerIdle:
 		return w.choose()
