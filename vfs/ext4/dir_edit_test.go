@@ -25,7 +25,7 @@ type dirBed struct {
 	names []string // those of the model
 	// most is how many blocks a step has changed at most, without the directory's inode.
 	most int
-	// utf8 keeps to names that are text: e2fsck computes other hashes for the rest where text folds.
+	// utf8 keeps to names that are text. Where text folds e2fsck has other hashes for the rest.
 	utf8 bool
 }
 
@@ -61,8 +61,8 @@ func newDirBed(t testing.TB, img bedImage, seed int64) *dirBed {
 	t.Helper()
 	b := newBed(t, img, seed)
 	if img.name == "tea" || img.name == "legacy" {
-		out, err := exec.Command("debugfs", "-w", "-R", "set_super_value def_hash_version "+img.name,
-			b.path).CombinedOutput()
+		cmd := "set_super_value def_hash_version " + img.name
+		out, err := exec.Command("debugfs", "-w", "-R", cmd, b.path).CombinedOutput()
 		if err != nil {
 			t.Fatalf("debugfs: %s", out)
 		}
@@ -665,7 +665,8 @@ func newInlineBed(t testing.TB, seed int64) *dirBed {
 	b := newBed(t, img, seed)
 	// The files, which were made before, are not inline.
 	for _, cmd := range []string{"feature inline_data", "mkdir dir"} {
-		if out, err := exec.Command("debugfs", "-w", "-R", cmd, b.path).CombinedOutput(); err != nil {
+		out, err := exec.Command("debugfs", "-w", "-R", cmd, b.path).CombinedOutput()
+		if err != nil {
 			t.Fatalf("debugfs: %s", out)
 		}
 	}
@@ -686,14 +687,19 @@ func TestDirInline(t *testing.T) {
 	d := newInlineBed(t, 9)
 	full := 0
 	for i := range 400 {
-		if k := d.rng.Intn(5); k == 0 && len(d.names) > 0 {
+		switch k := d.rng.Intn(5); {
+		case k == 0 && len(d.names) > 0:
 			d.set(d.rng.Intn(len(d.names)))
-		} else if k == 1 && len(d.names) > 0 {
+		case k == 1 && len(d.names) > 0:
 			d.remove(d.rng.Intn(len(d.names)))
-		} else if err := d.add(fmt.Sprint(i, d.anyName(1+d.rng.Intn(6))), d.file()); err == errInlineFull {
-			full++
-		} else if err != nil {
-			t.Fatal(err)
+		default:
+			switch err := d.add(fmt.Sprint(i, d.anyName(1+d.rng.Intn(6))), d.file()); err {
+			case nil:
+			case errInlineFull:
+				full++
+			default:
+				t.Fatal(err)
+			}
 		}
 		if i%40 == 0 {
 			d.verify()
