@@ -22,6 +22,7 @@ func (fs *FS) Evict(ino ext4.Ino) bool {
 		return false
 	}
 	op.Code, op.Node = OpEvict, ino
+	fs.w.evicting++
 	fs.Submit(s)
 	return true
 }
@@ -47,7 +48,21 @@ func (f *evictFront) Reply(s asyncq.Slot, op *Op) {
 			"inode", op.Node, "errno", op.Errno)
 	}
 	f.fs.Done(s)
+	w.evicting--
 	w.nextEviction()
+	w.kick() // an unmount may wait for it
+}
+
+// cleanOrphans ends what the last mount has left undone, before anything else is done: a file that
+// was being cut could grow again and show what had been behind its end.
+func (w *writer) cleanOrphans() error {
+	w.nextEviction()
+	for w.evicting > 0 {
+		if err := w.fs.loop.Step(true); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // nextEviction begins to free the next inode that waits, if there is a slot.

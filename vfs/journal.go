@@ -36,6 +36,9 @@ func (w *writer) step() bool {
 	if w.ioErr != 0 && w.aborted == 0 {
 		w.abort(w.ioErr)
 	}
+	if w.aborted != 0 && (w.stage == writerLogged || w.stage == writerFlushed) {
+		w.stage = writerSealed // NB: with a commit block, recovery would take what is there for whole
+	}
 	switch w.stage {
 	case writerIdle:
 		return w.choose()
@@ -89,7 +92,7 @@ func (w *writer) choose() bool {
 	}
 	w.place = false
 	if running == 0 && w.cache.Dirty() == 0 {
-		if w.wanted = w.tid - 1; w.unmounting {
+		if w.wanted = w.tid - 1; w.unmounting && w.evicting == 0 {
 			w.finished()
 		}
 		w.fs.loop.Table.WakeAll(&w.durable, 0)
@@ -156,6 +159,7 @@ func (w *writer) close() bool {
 func (w *writer) submit(op asyncq.IOOp, off int64, buf []byte, fua bool) {
 	w.inflight++
 	w.written += uint64(len(buf))
+	w.unwritten += int64(len(buf))
 	w.fs.dev.Submit(asyncq.IO{Op: op, Off: off, Buf: buf, FUA: fua,
 		Token: w.fs.loop.Table.Token(w.id, w.slot)})
 }
