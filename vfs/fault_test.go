@@ -180,3 +180,41 @@ func TestWriteNoAllocations(t *testing.T) {
 		t.Errorf("%d operations failed", f.failed)
 	}
 }
+
+// TestFaultTruncate has a truncation fail in the middle. The file must not show what was behind its
+// end when it grows again.
+func TestFaultTruncate(t *testing.T) {
+	base := must[[]byte](t)(os.ReadFile(mkfs(t, 8<<20, "-t", "ext4", "-b", "1024", "-J", "size=1")))
+	b := must[*memBed](t)(openMem(base, 1, false))
+	file := must[vfs.Attr](t)(b.Mknod(ext4.RootIno, "file", unix.S_IFREG|0o644, 0))
+	for off := range int64(300) { // an extent tree with several leaves
+		must[int](t)(b.WriteAt(file.Ino, []byte("old"), off*2048))
+	}
+	check(t, b.fs.Unmount())
+	b.close()
+	for n, failed := 0, true; failed; n++ {
+		b := must[*memBed](t)(openMem(slices.Clone(base), 1, false))
+		b.fault.SetRules(blockdev.FaultRule{After: n, Ops: blockdev.FaultOn(asyncq.OpRead)})
+		failed = b.Truncate(file.Ino, 1024) != nil
+		b.fault.SetRules()
+		size := must[vfs.Attr](t)(b.Getattr(file.Ino)).Size
+		if size > 1024 && !failed {
+			t.Errorf("read %d failed: size %d", n, size)
+		}
+		if failed && n%2 == 0 { // and it fails again when it is tried again
+			b.fault.SetRules(blockdev.FaultRule{Ops: blockdev.FaultOn(asyncq.OpRead), Count: -1})
+		}
+		if err := b.Truncate(file.Ino, 600_000); err != nil && (!failed || err != unix.EIO) {
+			t.Errorf("read %d failed: growing: %v", n, err)
+		}
+		b.fault.SetRules()
+		data := make([]byte, must[vfs.Attr](t)(b.Getattr(file.Ino)).Size)
+		must[int](t)(b.Client.ReadAt(file.Ino, data, 0))
+		if i := bytes.Index(data[min(size, 1024):], []byte("old")); size == 1024 && i >= 0 {
+			t.Errorf("read %d failed: old data at %d", n, 1024+i)
+		}
+		check(t, b.fs.Unmount())
+		fsckImage(t, b.data, "-fn", fmt.Sprintf("read %d failed", n))
+		b.close()
+	}
+}

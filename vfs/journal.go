@@ -92,7 +92,7 @@ func (w *writer) choose() bool {
 	}
 	w.place = false
 	if running == 0 && w.cache.Dirty() == 0 {
-		if w.wanted = w.tid - 1; w.unmounting && w.evicting == 0 {
+		if w.wanted = w.tid - 1; w.unmounting && w.pending == 0 {
 			w.finished()
 		}
 		w.fs.loop.Table.WakeAll(&w.durable, 0)

@@ -76,9 +76,9 @@ type writer struct {
 	parity  uint8
 	waiting bool // the machine waits for readers
 
-	front     FrontID    // of evictions
+	front     FrontID    // of evictions and of times of access
 	evictions []ext4.Ino // inodes to be freed that wait for a slot
-	evicting  int        // how many are being freed
+	pending   int        // operations of front that are under way
 	locks     []rangeLock
 	rangeWait asyncq.WaitList
 	aborted   unix.Errno
