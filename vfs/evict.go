@@ -37,7 +37,8 @@ func (fs *FS) evict(ino ext4.Ino) {
 	}
 }
 
-// evictFront takes the results of what nobody has asked for: evictions and times of access. There is nobody to tell.
+// evictFront takes the results of what nobody has asked for, evictions and times of access: there
+// is nobody to tell.
 type evictFront struct{ fs *FS }
 
 // Reply frees the slot, for the next inode that waits.

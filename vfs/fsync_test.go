@@ -107,7 +107,7 @@ type holdingFront struct{ nullFront }
 
 func (f *holdingFront) Held(ext4.Ino) bool { return true }
 
-// TestUnmountFreesHeld unmounts while a file without a name is held, whose blocks take many steps to
+// TestUnmountFreesHeld unmounts while a file without a name is held whose blocks take many steps to
 // be freed: nothing of it may be left.
 func TestUnmountFreesHeld(t *testing.T) {
 	base := must[[]byte](t)(os.ReadFile(mkfs(t, 8<<20, "-t", "ext4", "-b", "1024", "-J", "size=1",

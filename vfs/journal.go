@@ -37,7 +37,8 @@ func (w *writer) step() bool {
 		w.abort(w.ioErr)
 	}
 	if w.aborted != 0 && (w.stage == writerLogged || w.stage == writerFlushed) {
-		w.stage = writerSealed // NB: with a commit block, recovery would take what is there for whole
+		// NB: with a commit block, recovery would take what is in the log for whole.
+		w.stage = writerSealed
 	}
 	switch w.stage {
 	case writerIdle:
