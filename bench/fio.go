@@ -93,5 +93,5 @@ func parseFio(out []byte) (fioDirection, error) {
 	case job.Write.IOs > 0:
 		return job.Write, nil
 	}
-	return fioDirection{}, errors.New("fio read nothing")
+	return fioDirection{}, errors.New("fio neither read nor wrote")
 }

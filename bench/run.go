@@ -68,7 +68,7 @@ func (b *bench) prepare(ctx context.Context) error {
 	if err := addSbinToPath(); err != nil {
 		return err
 	}
-	needs := []string{"fio", "find", "cat", "losetup", "mke2fs"}
+	needs := []string{"fio", "find", "cat", "tar", "sync", "losetup", "mke2fs"}
 	for _, s := range b.cfg.systems {
 		needs = append(needs, s.needs...)
 	}

@@ -107,8 +107,8 @@ source=$(cd "$(dirname "$0")/.." && pwd)
 mkdir "$work/mnt/source"
 tar -C "$source" --exclude=.git --exclude=testdata -cf - . | tar -C "$work/mnt/source" -xf -
 fio --name=demo --filename="$work/mnt/written" --size=24M --rw=randwrite --bs=4k --direct=1 \
-    --iodepth=32 --ioengine=$engine --verify=crc32c --do_verify=1 --verify_state_save=0 --minimal >/dev/null \
-    2>"$work/fio.err" || { cat "$work/fio.err" >&2; fail "fio failed"; }
+    --iodepth=32 --ioengine=$engine --verify=crc32c --do_verify=1 --verify_state_save=0 \
+    --minimal >/dev/null 2>"$work/fio.err" || { cat "$work/fio.err" >&2; fail "fio failed"; }
 mv "$work/mnt/hello.txt" "$work/mnt/renamed.txt"
 rm -r "$work/mnt/docs"
 written=$(cksum <"$work/mnt/written")

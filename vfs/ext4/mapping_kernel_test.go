@@ -51,15 +51,16 @@ func (b *bed) fillPattern() {
 	}
 }
 
-// mounted mounts the image for fn.
+// mounted mounts the image for fn. NB: on a loop device of its own: mount(8) would take the one of
+// the mount before, which is read-only, if that is not gone yet.
 func (b *bed) mounted(option string, fn func(dir string)) {
 	b.t.Helper()
 	dir := filepath.Join(b.t.TempDir(), "mnt")
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		b.t.Fatal(err)
 	}
-	out, err := exec.Command("mount", "-t", "ext4", "-o", "loop,"+option, b.path, dir).
-		CombinedOutput()
+	device := testenv.AttachLoop(b.t, b.path, 512)
+	out, err := exec.Command("mount", "-t", "ext4", "-o", option, device, dir).CombinedOutput()
 	if err != nil {
 		b.t.Fatalf("mount: %s", out)
 	}
