@@ -37,6 +37,9 @@ func prepareFallocate(fs *FS, tx *Tx, op *Op) error {
 	if err := tx.lockRange(op.Node, first, last); err != nil {
 		return err
 	}
+	if err := fs.growable(end); err != nil && !punch && op.phase == truncBegin {
+		return err
+	}
 	if punch || zero {
 		if done, err := fs.punch(tx, op, in, end, zero); err != nil || !done {
 			return err

@@ -81,7 +81,7 @@ func (fs *FS) sizeSteps(tx *Tx, op *Op, in *ext4.Inode) (done bool, err error) {
 		return false, err
 	}
 	if size >= in.Size {
-		return true, nil
+		return true, fs.growable(size)
 	}
 	block := uint64(fs.vol.BlockSize)
 	op.zero[0] = byteRange{size, min((size+block-1)&^(block-1), (in.Size+block-1)&^(block-1))}

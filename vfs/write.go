@@ -41,6 +41,9 @@ func prepareWrite(fs *FS, tx *Tx, op *Op) error {
 		if err := tx.lockRange(op.Node, ext4.Lblk(op.Off>>bits), last); err != nil {
 			return err
 		}
+		if err := fs.growable(op.Off + uint64(op.Size)); err != nil {
+			return err
+		}
 		op.pos = op.Off
 		if edges, err := fs.readEdges(tx, op); err != nil || edges {
 			return err
@@ -83,6 +86,16 @@ func (fs *FS) limitWrite(op *Op) error {
 		return unix.EFBIG
 	}
 	op.Size = uint32(min(uint64(op.Size), most-op.Off))
+	return nil
+}
+
+// growable refuses to let a file grow while it has blocks behind its end that could not be freed
+// when it was cut: they would show again. The caller has a lock on where the file ends, so that
+// nobody else is just freeing them.
+func (fs *FS) growable(end uint64) error {
+	if in := &fs.inode; end > in.Size && in.Links > 0 && fs.Orphan(in.Ino) {
+		return unix.EIO
+	}
 	return nil
 }
 
@@ -331,7 +344,11 @@ func (w *writer) over(s asyncq.Slot, op *Op) {
 		w.fs.arena.Put(w.fs.loop.Table, op.edge)
 		op.edge = 0
 	}
-	if op.victim != 0 && op.Errno == 0 {
+	switch {
+	case op.victim != 0 && op.Errno == 0:
 		w.fs.evict(op.victim)
+	case op.Code == OpSetattr && op.phase == truncFree && op.Errno != 0 && w.aborted == 0:
+		w.evictions = append(w.evictions, op.Node) // the size has changed: what is behind it goes
+		w.nextEviction()
 	}
 }

@@ -49,6 +49,8 @@ type writer struct {
 	// inflight requests of the machine, and the first error among them.
 	inflight int
 	ioErr    unix.Errno
+	// unwritten is how many bytes of the requests in flight have not been written yet.
+	unwritten int64
 	// mem holds the log blocks of the transaction that is committed, or blocks on their way in
 	// place; zeros is what holes in partly written blocks are filled with.
 	mem, zeros []byte
@@ -74,8 +76,9 @@ type writer struct {
 	parity  uint8
 	waiting bool // the machine waits for readers
 
-	front     FrontID    // of evictions
+	front     FrontID    // of evictions and of times of access
 	evictions []ext4.Ino // inodes to be freed that wait for a slot
+	pending   int        // operations of front that are under way
 	locks     []rangeLock
 	rangeWait asyncq.WaitList
 	aborted   unix.Errno
@@ -313,8 +316,14 @@ func (w *writer) Complete(t asyncq.Token, res int32) {
 		}
 	} else if res < 0 && w.ioErr == 0 {
 		w.ioErr = unix.Errno(-res)
+	} else if res > 0 {
+		w.unwritten -= int64(res)
 	}
 	if w.inflight--; w.inflight == 0 {
+		if w.unwritten != 0 && w.ioErr == 0 {
+			w.ioErr = unix.EIO // a short write
+		}
+		w.unwritten = 0
 		w.fs.loop.Table.Queue(w.slot)
 	}
 }
