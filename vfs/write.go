@@ -299,7 +299,8 @@ func (fs *FS) publishPiece(tx *Tx, in *ext4.Inode, p *piece) error {
 }
 
 // killPrivileges takes from a file what a change of its data or owner ends: capabilities, and if
-// asked for the setuid bit and the setgid bit of a file that its group may execute.
+// asked for the setuid bit and the setgid bit of what its group may execute. Devices, sockets and
+// FIFOs lose these bits too, only directories keep them.
 func (fs *FS) killPrivileges(tx *Tx, in *ext4.Inode, suidgid bool) (bool, error) {
 	killed := false
 	if suidgid && !in.IsDir() {
