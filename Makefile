@@ -44,8 +44,10 @@ fuzz: ## runs every fuzzer for FUZZTIME (default 30s)
 sim: deps ## runs the simulation with power cuts for one seed: make sim SEED=7
 	$(GO) test ./vfs -run TestSim -timeout 60m -sim.seed $(SEED)
 
-crash: deps ## runs the simulation with power cuts for many seeds (SEEDS, default 200)
+crash: deps ## power cuts after all pairs of operations and in SEEDS simulations; kill -9
+	$(GO) test ./vfs -run TestExhaustive -timeout 120m -exhaustive.every 1
 	$(GO) test ./vfs -run TestSim -timeout 120m -sim.seeds $(SEEDS)
+	$(GO) test ./cmd/asyncfsd -run TestKill -timeout 60m -kill.rounds 50
 
 bench: deps build ## compares with kernel ext4, fuse2fs and the raw device; writes docs/bench
 	$(GO) run ./bench -asyncfsd ./asyncfsd $(BENCHFLAGS)

@@ -15,10 +15,12 @@ type nullFront struct {
 	id      vfs.FrontID
 	replies int
 	failed  int
+	written bool // a WRITE has been replied to
 }
 
 func (f *nullFront) Reply(s asyncq.Slot, op *vfs.Op) {
 	f.replies++
+	f.written = f.written || op.Code == vfs.OpWrite
 	if op.Errno != 0 {
 		f.failed++
 	}

@@ -114,3 +114,9 @@ func (c *Client) Removexattr(ino ext4.Ino, name string) error {
 	_, err := c.make(OpRemovexattr, ino, name, nil)
 	return err
 }
+
+// Fdatasync is Fsync for what it takes to read the data again.
+func (c *Client) Fdatasync(ino ext4.Ino) error {
+	_, err := c.make(OpFsync, ino, "", func(op *Op) { op.Arg = 1 })
+	return err
+}

@@ -36,6 +36,9 @@ func (w *writer) step() bool {
 	if w.ioErr != 0 && w.aborted == 0 {
 		w.abort(w.ioErr)
 	}
+	if w.aborted != 0 && (w.stage == writerLogged || w.stage == writerFlushed) {
+		w.stage = writerSealed // NB: with a commit block, recovery would take it for whole
+	}
 	switch w.stage {
 	case writerIdle:
 		return w.choose()
@@ -265,12 +268,14 @@ func (w *writer) settled() bool {
 	if !ok {
 		oldest = w.committing + 1
 	}
-	if w.log == nil {
+	switch {
+	case w.aborted != 0:
+		return true
+	case w.log == nil:
 		w.committed = oldest - 1
 		w.fs.loop.Table.WakeAll(&w.durable, 0)
 		return true
-	}
-	if w.aborted != 0 || !w.log.TailTo(jbd2.Tid(oldest)) {
+	case !w.log.TailTo(jbd2.Tid(oldest)):
 		return true
 	}
 	sector := w.mem[:max(int(w.fs.sector), jbd2.SuperSize)]

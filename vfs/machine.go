@@ -318,9 +318,18 @@ func (fs *FS) prepared(s asyncq.Slot, op *Op) {
 }
 
 // durable replies when the operation's transaction is durable.
+//
+// NB: a transaction that is being committed already may have flushed the device too early for data
+// that were overwritten since: where they did not change the inode again, as in one tick of the
+// clock, they belong to no later one. Then there is a flush of their own.
 func (fs *FS) durable(s asyncq.Slot, op *Op) {
-	w := fs.w
+	w, d := fs.w, fs.loop.Table.Desc(s)
+	if d.Stage != stageDurable {
+		op.late = op.tid != w.tid && op.Code != OpShutdown
+	}
 	switch {
+	case op.late && w.isDurable(op.tid):
+		fs.flush(s, op)
 	case op.tid == 0: // nothing but data has changed
 		fs.flush(s, op)
 	case w.isDurable(op.tid):
@@ -331,7 +340,7 @@ func (fs *FS) durable(s asyncq.Slot, op *Op) {
 	case w.aborted != 0:
 		fs.finish(s, op, unix.EIO)
 	default:
-		fs.loop.Table.Desc(s).Stage = stageDurable
+		d.Stage = stageDurable
 		fs.loop.Table.Want(&w.durable, s)
 		fs.loop.Table.Park(s, wantJournal)
 		w.request(op.tid)

@@ -171,6 +171,7 @@ type Op struct {
 	writes  bool          // the runs are written, not read
 	touch   bool          // a read that sets the time of the last access
 	sync    bool          // durable before the reply
+	late    bool          // its transaction was closed before it began to wait for that
 	reading bool          // counted among the readers
 	parity  uint8
 	locked  bool

@@ -90,6 +90,12 @@ func openMem(data []byte, seed uint64, stall bool) (*memBed, error) {
 	return b, nil
 }
 
+// close gives the memory back.
+func (b *memBed) close() {
+	b.fs.FreeMemory()
+	_ = b.loop.Close()
+}
+
 // simState is what the model knows after an operation: names to files, and files to contents.
 type simState struct {
 	names map[string]int

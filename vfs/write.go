@@ -289,7 +289,7 @@ func (fs *FS) publishPiece(tx *Tx, in *ext4.Inode, p *piece) error {
 // asked for the setuid bit and the setgid bit of a file that its group may execute.
 func (fs *FS) killPrivileges(tx *Tx, in *ext4.Inode, suidgid bool) (bool, error) {
 	killed := false
-	if suidgid && in.Type() == unix.S_IFREG {
+	if suidgid && !in.IsDir() {
 		mode := in.Mode &^ unix.S_ISUID
 		if mode&unix.S_IXGRP != 0 {
 			mode &^= unix.S_ISGID

@@ -337,17 +337,14 @@ func (v *Volume) markUsed(ed Editor, g Group, first, n uint32) error {
 	if err != nil {
 		return err
 	}
-	set := int32(0)
 	for i := first; i < first+n; i++ {
-		if hasBit(bitmap, i) && !ed.Space().lenient {
+		if hasBit(bitmap, i) {
 			return Corrupt("block bitmap: allocated twice",
 				v.descBitmap(d, bgBlockBitmapLo, bgBlockBitmapHi), int(i/8), 0)
-		} else if !hasBit(bitmap, i) {
-			set++
 		}
 		setBit(bitmap, i)
 	}
-	return v.countClusters(ed, g, d, bitmap, -set)
+	return v.countClusters(ed, g, d, bitmap, -int32(n))
 }
 
 // countClusters changes the count of free clusters of a group whose bitmap has changed.
@@ -388,11 +385,8 @@ func (v *Volume) FreeBlocks(ed Editor, b Block, n uint32, metadata bool) error {
 		}
 	}
 	for end := b + Block(n); b < end; {
-		g := v.groupOf(b)
-		first := v.groupFirst(g)
-		next := min(end, first+Block(v.BlocksPerGroup))
-		from, to := v.clusterOf(b), uint32((next-1-first)>>v.ClusterBits)+1
-		if err := v.freeIn(ed, g, from, to-from); err != nil {
+		g, first, count, next := v.groupPart(b, end)
+		if err := v.freeIn(ed, g, first, count); err != nil {
 			return err
 		}
 		b = next
@@ -400,18 +394,24 @@ func (v *Volume) FreeBlocks(ed Editor, b Block, n uint32, metadata bool) error {
 	return nil
 }
 
+// groupPart returns the clusters of [b, end) that are in the group of b, and the block behind them.
+func (v *Volume) groupPart(b, end Block) (g Group, first, count uint32, next Block) {
+	g = v.groupOf(b)
+	start := v.groupFirst(g)
+	next = min(end, start+Block(v.BlocksPerGroup))
+	first = v.clusterOf(b)
+	return g, first, uint32((next-1-start)>>v.ClusterBits) + 1 - first, next
+}
+
 func (v *Volume) freeIn(ed Editor, g Group, first, n uint32) error {
 	d, bitmap, err := v.editBitmap(ed, g, &blockBitmap)
 	if err != nil {
 		return err
 	}
-	cleared := int32(0)
 	for i := first; i < first+n; i++ {
-		if !hasBit(bitmap, i) && !ed.Space().lenient {
+		if !hasBit(bitmap, i) {
 			return Corrupt("block bitmap: freed twice",
 				v.descBitmap(d, bgBlockBitmapLo, bgBlockBitmapHi), int(i/8), 0)
-		} else if hasBit(bitmap, i) {
-			cleared++
 		}
 		clearBit(bitmap, i)
 	}
@@ -419,7 +419,7 @@ func (v *Volume) freeIn(ed Editor, g Group, first, n uint32) error {
 	if err := s.busy(s.freed, g, first, n); err != nil {
 		return err
 	}
-	return v.countClusters(ed, g, d, bitmap, cleared)
+	return v.countClusters(ed, g, d, bitmap, int32(n))
 }
 
 // AllocInode takes a free inode for a file in directory dir (the root's has none: nil) and
@@ -495,34 +495,23 @@ func (v *Volume) inodeIn(ed Editor, g Group, isDir bool) (Ino, error) {
 		v.sealBitmap(g, d, bitmap, &inodeBitmap)
 		return 0, nil
 	}
-	return Ino(uint32(g)*v.InodesPerGroup + i + 1), v.markInode(ed, g, d, bitmap, i, isDir)
+	return Ino(uint32(g)*v.InodesPerGroup + i + 1), v.takeInode(ed, g, i, d, bitmap, isDir)
 }
 
-// takeInode takes a certain inode, which is free.
-func (v *Volume) takeInode(ed Editor, ino Ino, isDir bool) error {
-	g := v.groupOfInode(ino)
-	d, bitmap, err := v.editBitmap(ed, g, &inodeBitmap)
-	if err != nil {
-		return err
-	}
-	return v.markInode(ed, g, d, bitmap, uint32(ino-1)%v.InodesPerGroup, isDir)
-}
-
-// markInode marks inode i of a group as used.
-func (v *Volume) markInode(ed Editor, g Group, d, bitmap []byte, i uint32, isDir bool) error {
+// takeInode marks inode i of a group, which is free.
+func (v *Volume) takeInode(ed Editor, g Group, i uint32, d, bitmap []byte, isDir bool) error {
 	setBit(bitmap, i)
 	// NB: a group whose inodes are used must have a bitmap of its blocks, too: e2fsck says so.
 	if v.descSummed() {
-		if _, _, err := v.editBitmap(ed, g, &blockBitmap); err != nil {
+		_, blocks, err := v.editBitmap(ed, g, &blockBitmap)
+		if err != nil {
 			return err
 		}
 		unused := min(v.descField(d, bgItableUnusedLo, bgItableUnusedHi), v.InodesPerGroup)
 		if i >= v.InodesPerGroup-unused {
 			v.putDescField(d, bgItableUnusedLo, bgItableUnusedHi, v.InodesPerGroup-i-1)
 		}
-		if blocks, err := v.bitmapOf(ed, g, d, &blockBitmap); err != nil {
-			return err
-		} else if v.csummed() {
+		if v.csummed() {
 			v.putDescField(d, bgBlockBitmapCsum, bgBlockBitmapCsHi,
 				v.bitmapSum(blocks, v.ClustersPerGroup))
 		}

@@ -187,11 +187,7 @@ func (v *Volume) appendBlock(ed Editor, dir *Inode) (b dirData, lblk Lblk, err e
 	if size > 1<<31-1 && !v.HasIncompat(IncompatLargedir) || lblk >= dxeMask {
 		return b, 0, unix.ENOSPC
 	}
-	goal, err := v.Goal(ed, dir, lblk)
-	if err != nil {
-		return b, 0, err
-	}
-	phys, n, err := v.AllocBlocks(ed, Alloc{Goal: goal, Want: 1})
+	phys, n, err := v.appendPlace(ed, dir, lblk)
 	if err != nil {
 		return b, 0, err
 	}
@@ -202,6 +198,21 @@ func (v *Volume) appendBlock(ed Editor, dir *Inode) (b dirData, lblk Lblk, err e
 	dir.Size, dir.Sectors = size, dir.Sectors+uint64(n)<<(v.BlockBits-9)
 	b = dirData{data: buf.Data, where: phys, ino: dir.Ino, hashed: hashInEntry(dir)}
 	return b, lblk, v.InsertRun(ed, dir, lblk, phys, 1, false)
+}
+
+// appendPlace returns the block for lblk of dir, and how many blocks were allocated for it: none,
+// with bigalloc, if the cluster of the block before has room.
+func (v *Volume) appendPlace(ed Editor, dir *Inode, lblk Lblk) (Block, uint32, error) {
+	if v.ClusterBits > 0 {
+		if b, ok, err := v.ClusterMapped(ed, dir, lblk); ok || err != nil {
+			return b, 0, err
+		}
+	}
+	goal, err := v.Goal(ed, dir, lblk)
+	if err != nil {
+		return 0, 0, err
+	}
+	return v.AllocBlocks(ed, Alloc{Goal: goal, Want: 1})
 }
 
 // InitDir gives a new directory its first block, with "." and "..".

@@ -10,8 +10,9 @@ type extent struct {
 	unwritten bool
 }
 
-func extentAt(node []byte, i int) extent {
-	p := entry(node, i)
+func extentAt(node []byte, i int) extent { return decodeExtent(entry(node, i)) }
+
+func decodeExtent(p []byte) extent {
 	x := extent{lblk: Lblk(le32(p, eeBlock)), n: uint32(le16(p, eeLen)),
 		phys: Block(le32(p, eeStartLo)) | Block(le16(p, eeStartHi))<<32}
 	if x.n > extentInitMax {

@@ -2,7 +2,6 @@ package ext4
 
 import (
 	"fmt"
-	"slices"
 )
 
 // FastCommits are the fast commits behind a log: what was made durable since the last transaction
@@ -17,7 +16,7 @@ type FastCommits struct {
 	regions []fcRegion
 }
 
-// fcRegion is a range of blocks that belongs to a file, sorted by the first.
+// fcRegion is a range of blocks that a fast commit gives to a file.
 type fcRegion struct {
 	first Block
 	n     uint32
@@ -32,7 +31,7 @@ type fcRecord struct {
 
 // ScanFastCommits looks for fast commits to transaction tid in n blocks, which read reads.
 // Everything behind the last complete one was never promised to anybody, and does not count.
-// Errors: *FeatureError; those of read.
+// Errors: one line, if they need something that is not known here; those of read.
 func (v *Volume) ScanFastCommits(n int, read func(i int, p []byte) error, tid uint32) (
 	*FastCommits, error) {
 	fc := &FastCommits{v: v, read: read}
@@ -50,9 +49,6 @@ func (v *Volume) ScanFastCommits(n int, read func(i int, p []byte) error, tid ui
 		}
 	}
 	fc.regions = fc.regions[:s.regions]
-	slices.SortFunc(fc.regions, func(a, b fcRegion) int {
-		return int(int64(a.first) - int64(b.first))
-	})
 	return fc, nil
 }
 
@@ -141,7 +137,7 @@ func (s *fcScanner) record(r *fcRecord) error {
 		s.fc.Commits++
 		return nil
 	case fcTagAddRange:
-		ex := extentAt(fcLeaf(r.value[fcRangeEx:]), 0)
+		ex := decodeExtent(r.value[fcRangeEx:])
 		s.fc.regions = append(s.fc.regions, fcRegion{ex.phys, ex.n})
 		s.tags++
 	case fcTagPad:

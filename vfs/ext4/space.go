@@ -21,10 +21,7 @@ type Space struct {
 	keep int64
 	// pages are bitmaps of busy clusters, a group's worth of bits each. A page is on loan to one
 	// group for one set, or on the list of free ones.
-	pages [][]uint64
-	// lenient: a bit that is to be set may be set already, and one that is to be cleared clear.
-	// Replay of fast commits finds such.
-	lenient   bool
+	pages     [][]uint64
 	freePages []uint16
 	// freed is the set that takes what is freed now.
 	freed BusySet
@@ -189,6 +186,12 @@ func (s *Space) unbusy(set BusySet, g Group, first, n uint32) {
 	s.setBusy(set, g, first, n, false)
 	s.undo = append(s.undo, spaceUndo{kind: undoBusy, set: set, group: g, first: first,
 		n: int32(n)})
+}
+
+// isBusy says whether a cluster of a group is in a set.
+func (s *Space) isBusy(set BusySet, g Group, i uint32) bool {
+	page := s.groups[g].busy[set]
+	return page != 0 && s.pages[page-1][i/64]&(1<<(i%64)) != 0
 }
 
 // lend gives a group a page for a set.
