@@ -207,6 +207,9 @@ func prepareLink(fs *FS, tx *Tx, op *Op) error {
 		return searching(err)
 	}
 	if child.Links == 0 {
+		if fs.w.uncut[child.Ino] {
+			return unix.EIO // the list of orphans has to remember what lies behind its end
+		}
 		if err := fs.vol.RemoveOrphan(tx, fs.w.orphans, child); err != nil {
 			return err
 		}

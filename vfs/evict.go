@@ -10,6 +10,7 @@ import (
 // Steps of an eviction.
 const (
 	evictBegin uint8 = iota
+	evictTail        // of a file that stays
 	evictBlocks
 	evictInode
 )
@@ -80,7 +81,7 @@ func (f *evictFront) AddDirent(*Op, []byte, *ext4.Dirent, *Attr) bool { return f
 func (f *evictFront) Held(ext4.Ino) bool { return false }
 
 // prepareEvict frees the blocks of an orphan piece by piece, and at last the inode. A file that has
-// a name after all, as at a mount after a crash, is cut at its size.
+// a name after all, as at a mount after a crash, or that is still open, is cut at its size.
 func prepareEvict(fs *FS, tx *Tx, op *Op) error {
 	in := &fs.inode
 	if err := fs.readInode(tx, op.Node, in); err != nil {
@@ -90,21 +91,14 @@ func prepareEvict(fs *FS, tx *Tx, op *Op) error {
 		return nil
 	}
 	if op.phase == evictBegin {
-		if in.Links == 0 && !fs.w.unmounting && fs.held(op.Node) { // opened by its handle meanwhile
-			return nil
+		if done, err := fs.beginEvict(tx, op, in); err != nil || done {
+			return err
 		}
-
-		if in.Links > 0 { // nobody may write to what is being freed
-			if err := tx.lockRange(op.Node, 0, lblkLast); err != nil {
-				return err
-			}
-		}
-		op.to, op.phase = lblkLast, evictBlocks
 	}
-	if op.phase == evictBlocks {
-		if in.Links > 0 {
-			return fs.freeTail(tx, op, in)
-		}
+	switch op.phase {
+	case evictTail:
+		return fs.freeTail(tx, op, in)
+	case evictBlocks:
 		return fs.evictBlocks(tx, op, in)
 	}
 	if err := fs.vol.RemoveOrphan(tx, fs.w.orphans, in); err != nil {
@@ -118,6 +112,24 @@ func prepareEvict(fs *FS, tx *Tx, op *Op) error {
 		return err
 	}
 	return fs.vol.FreeInode(tx, in)
+}
+
+// beginEvict finds out how much of an orphan goes. done: nothing, somebody has it open.
+func (fs *FS) beginEvict(tx *Tx, op *Op, in *ext4.Inode) (done bool, err error) {
+	op.to = lblkLast
+	held := in.Links == 0 && !fs.w.unmounting && fs.held(op.Node)
+	switch {
+	case held && !fs.w.uncut[op.Node]: // opened by its handle meanwhile
+		return true, nil
+	case held || in.Links > 0: // nobody may write to what is being freed
+		if err := tx.lockRange(op.Node, 0, lblkLast); err != nil {
+			return false, err
+		}
+		op.phase = evictTail
+	default:
+		op.phase = evictBlocks
+	}
+	return false, nil
 }
 
 func (fs *FS) evictBlocks(tx *Tx, op *Op, in *ext4.Inode) error {

@@ -10,7 +10,7 @@ import (
 // thousands of them.
 func (fs *FS) FreeMemory() {
 	if w := fs.w; w != nil {
-		_ = unix.Munmap(w.mem[:cap(w.mem)])
+		_ = unix.Munmap(w.memory)
 	}
 	_ = fs.arena.Close()
 }

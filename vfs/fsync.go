@@ -11,7 +11,7 @@ func prepareFsync(fs *FS, _ *Tx, op *Op) error {
 	if w == nil {
 		return nil
 	}
-	op.tid = w.changedIn(op.Node)
+	fs.syncAfter(op)
 	if op.Node == 0 {
 		op.tid = w.tid
 		if w.cache.Running() == 0 {
@@ -19,11 +19,11 @@ func prepareFsync(fs *FS, _ *Tx, op *Op) error {
 		}
 	}
 	op.sync = true
-	if w.isDurable(op.tid) {
-		op.tid = 0
-	}
 	return nil
 }
+
+// syncAfter has the operation reply when all changes to its inode so far are durable.
+func (fs *FS) syncAfter(op *Op) { op.tid = fs.w.changedIn(op.Node) }
 
 // flush makes the data that an operation or its forerunners have written durable, and replies.
 func (fs *FS) flush(s asyncq.Slot, op *Op) {

@@ -186,8 +186,11 @@ func (fs *FS) Abandon(s asyncq.Slot) { fs.loop.Table.Release(s) }
 func (fs *FS) Submit(s asyncq.Slot) {
 	op := fs.ops.At(s)
 	op.pos = op.Off
-	if fs.w != nil && opTable[op.Code].credits > 0 {
-		op.now, op.seed = now(), rand.Uint32()
+	if fs.w != nil {
+		op.tid = fs.w.committed
+		if opTable[op.Code].credits > 0 {
+			op.now, op.seed = now(), rand.Uint32()
+		}
 	}
 	fs.loop.Table.Desc(s).Stage = stagePrepare
 	fs.loop.Table.Queue(s)
@@ -277,10 +280,20 @@ func (fs *FS) prepare(tx *Tx, op *Op) error {
 		return err
 	}
 	tx.publish()
-	if c := &fs.w.c; (c.Sync || c.DirSync) && op.Code >= OpMknod && op.Code <= OpRename {
-		op.sync = true
-	}
+	op.sync = op.sync || fs.w.c.synchronous(op.Code)
 	return err
+}
+
+// synchronous says whether an operation is durable before the reply because of how the filesystem
+// is mounted. The kernel says it of each WRITE.
+func (c *WriteConfig) synchronous(code Code) bool {
+	switch code {
+	case OpMknod, OpMkdir, OpSymlink, OpLink, OpUnlink, OpRmdir, OpRename:
+		return c.Sync || c.DirSync
+	case OpSetattr, OpFallocate, OpSetxattr, OpRemovexattr, OpSetflags, OpSetproject:
+		return c.Sync
+	}
+	return false
 }
 
 // errSearching says that a search has advanced its cursor as far as one step may go: what the
@@ -330,9 +343,7 @@ func (fs *FS) durable(s asyncq.Slot, op *Op) {
 		op.late = op.tid != w.tid && op.Code != OpShutdown
 	}
 	switch {
-	case op.late && w.isDurable(op.tid):
-		fs.flush(s, op)
-	case op.tid == 0: // nothing but data has changed
+	case op.late && w.isDurable(op.tid): // as it is when nothing but data has changed
 		fs.flush(s, op)
 	case w.isDurable(op.tid):
 		if op.Code == OpShutdown {

@@ -166,7 +166,7 @@ type Op struct {
 	// Of those that write.
 	now     ext4.Timespec // when it began
 	seed    uint32        // random
-	tid     uint32        // the last transaction that has changes of it
+	tid     uint32        // the last transaction that has changes of it, or is durable anyway
 	phase   uint8         // the operation's own: which of its steps is next
 	writes  bool          // the runs are written, not read
 	touch   bool          // a read that sets the time of the last access

@@ -45,12 +45,29 @@ type memBed struct {
 	data   []byte
 }
 
+// memSetting is one way to run a filesystem in memory.
+type memSetting struct {
+	seed  uint64 // of the order of completions
+	stall bool   // every block access stalls once
+	slots int    // 0: asyncq.SlotsMax
+	cache int    // blocks, 0: the fewest that do
+	// commit is how old a transaction may get, in seconds.
+	commit int
+	sync   bool
+	faults []blockdev.FaultRule // from the first request of the mount on
+}
+
 // openMem opens an image in memory for writing. Its completions come in the order of seed.
 func openMem(data []byte, seed uint64, stall bool) (*memBed, error) {
-	engine := asyncq.NewSim(seed)
-	l := asyncq.New(asyncq.Config{Engine: engine, Seed: seed, Now: engine.Now})
+	return memSetting{seed: seed, stall: stall}.open(data)
+}
+
+// open opens an image in memory for writing.
+func (s memSetting) open(data []byte) (*memBed, error) {
+	engine := asyncq.NewSim(s.seed)
+	l := asyncq.New(asyncq.Config{Engine: engine, Seed: s.seed, Now: engine.Now, Slots: s.slots})
 	b := &memBed{loop: l, data: data}
-	b.fault = blockdev.NewFault(l, blockdev.NewMem(l, "mem", data, 512, false), seed)
+	b.fault = blockdev.NewFault(l, blockdev.NewMem(l, "mem", data, 512, false), s.seed, s.faults...)
 	b.record = blockdev.NewRecord(l, b.fault, data)
 	p, err := blockdev.NewProvider(l, b.record)
 	if err != nil {
@@ -74,16 +91,18 @@ func openMem(data []byte, seed uint64, stall bool) (*memBed, error) {
 	if err != nil {
 		return nil, err
 	}
-	arena, err := blockdev.NewArena(vfs.WritableFrames << vol.BlockBits)
+	arena, err := blockdev.NewArena(max(vfs.WritableFrames, s.cache) << vol.BlockBits)
 	if err != nil {
 		return nil, err
 	}
 	b.fs, err = vfs.New(vfs.Config{Loop: l, Device: b.record, Volume: vol, Arena: arena,
-		Write: &vfs.WriteConfig{Storage: storage, Log: log}})
+		Write: &vfs.WriteConfig{Storage: storage, Log: log, CommitSeconds: s.commit,
+			Sync: s.sync}})
 	if err != nil {
+		_ = arena.Close()
 		return nil, err
 	}
-	if stall {
+	if s.stall {
 		b.fs.StallOnce()
 	}
 	b.Client = vfs.NewClient(b.fs)

@@ -93,7 +93,8 @@ func (fs *FS) limitWrite(op *Op) error {
 // when it was cut: they would show again. The caller has a lock on where the file ends, so that
 // nobody else is just freeing them.
 func (fs *FS) growable(end uint64) error {
-	if in := &fs.inode; end > in.Size && in.Links > 0 && fs.Orphan(in.Ino) {
+	in := &fs.inode
+	if end > in.Size && (fs.w.uncut[in.Ino] || in.Links > 0 && fs.Orphan(in.Ino)) {
 		return unix.EIO
 	}
 	return nil
@@ -283,7 +284,9 @@ func (fs *FS) publishWrite(tx *Tx, op *Op) error {
 	if op.pos < op.Off+uint64(op.Size) {
 		return ext4.ErrContinue
 	}
-	op.sync = op.Arg&WriteSync != 0 || in.Flags&ext4.FlagSync != 0
+	if op.sync = op.Arg&WriteSync != 0 || in.Flags&ext4.FlagSync != 0; op.sync {
+		fs.syncAfter(op) // NB: this write may have changed nothing but data, an earlier one more
+	}
 	return nil
 }
 
@@ -349,7 +352,10 @@ func (w *writer) over(s asyncq.Slot, op *Op) {
 	case op.victim != 0 && op.Errno == 0:
 		w.fs.evict(op.victim)
 	case op.Code == OpSetattr && op.phase == truncFree && op.Errno != 0 && w.aborted == 0:
-		w.evictions = append(w.evictions, op.Node) // the size has changed: what is behind it goes
+		w.uncut[op.Node] = true // the size has changed: what is behind it goes
+		w.evictions = append(w.evictions, op.Node)
 		w.nextEviction()
+	case op.Errno == 0 && (op.Code == OpSetattr && op.phase == truncFree || op.Code == OpEvict):
+		delete(w.uncut, op.Node)
 	}
 }

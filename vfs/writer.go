@@ -54,6 +54,7 @@ type writer struct {
 	// mem holds the log blocks of the transaction that is committed, or blocks on their way in
 	// place; zeros is what holes in partly written blocks are filled with.
 	mem, zeros []byte
+	memory     []byte // both
 	pieces     []jbd2.Piece
 	collected  []blockdev.Frame
 
@@ -78,7 +79,10 @@ type writer struct {
 
 	front     FrontID    // of evictions and of times of access
 	evictions []ext4.Ino // inodes to be freed that wait for a slot
-	pending   int        // operations of front that are under way
+	// uncut are files whose truncation has failed: they must not grow before what lies behind their
+	// end is freed.
+	uncut     map[ext4.Ino]bool
+	pending   int // operations of front that are under way
 	locks     []rangeLock
 	rangeWait asyncq.WaitList
 	aborted   unix.Errno
@@ -101,7 +105,7 @@ const (
 	framesPerEdits = 8
 	// stagingMax bounds the memory of a commit: 4 MiB, or what the largest step takes twice over.
 	stagingMax   = 4 << 20
-	stagingSpare = 16 // descriptor, revoke and commit blocks
+	stagingSpare = 16 // descriptor, revoke and commit blocks of a transaction of two steps
 	// collectMax is how many blocks are written in place by one round.
 	collectMax = 1024
 	zerosSize  = 64 << 10
@@ -130,10 +134,11 @@ func newWriter(fs *FS, c WriteConfig) (*writer, error) {
 		c.CommitSeconds = 5
 	}
 	w := &writer{fs: fs, c: c, cache: fs.cache, space: ext4.NewSpace(fs.vol), tid: 1,
-		mem: mem[:staging], zeros: mem[staging:], pieces: make([]jbd2.Piece, 0, 64),
+		mem: mem[:staging:staging], zeros: mem[staging:], memory: mem,
+		pieces:    make([]jbd2.Piece, 0, 64),
 		collected: make([]blockdev.Frame, 0, fs.cache.Frames()),
 		revokes:   make([]ext4.Block, 0, 1024), revoking: make([]ext4.Block, 0, 1024),
-		locks: make([]rangeLock, 0, fs.loop.Table.Len())}
+		locks: make([]rangeLock, 0, fs.loop.Table.Len()), uncut: map[ext4.Ino]bool{}}
 	if c.Log != nil {
 		w.log, err = c.Log.NewWriter(fs.vol.HasIncompat(ext4.Incompat64bit),
 			fs.vol.HasROCompat(ext4.ROCompatMetadataCsum))
@@ -142,7 +147,7 @@ func newWriter(fs *FS, c WriteConfig) (*writer, error) {
 		}
 		w.tid = uint32(w.log.Tid())
 	}
-	w.committed = w.tid - 1
+	w.committed, w.wanted = w.tid-1, w.tid-1
 	w.front = fs.AddFront(&evictFront{fs})
 	if w.orphans, err = fs.vol.LoadOrphans(ext4.NewReaderSource(c.Storage,
 		fs.vol.BlockBits)); err != nil {
@@ -160,7 +165,7 @@ func newWriter(fs *FS, c WriteConfig) (*writer, error) {
 
 // txMax is the most blocks the running transaction may have.
 func (w *writer) txMax() int {
-	n := min(len(w.mem)>>w.fs.vol.BlockBits-stagingSpare, w.cache.Frames()/framesPerEdits)
+	n := w.cache.Frames() / framesPerEdits
 	if w.log != nil {
 		n = min(n, w.log.Capacity()/4)
 	}
@@ -232,7 +237,13 @@ func (w *writer) changed(ino ext4.Ino) { w.synced[syncedIndex(ino)] = w.tid }
 
 // changedIn returns a transaction whose being durable makes all changes to an inode durable. Two
 // inodes may share an entry: then it is later than need be.
-func (w *writer) changedIn(ino ext4.Ino) uint32 { return w.synced[syncedIndex(ino)] }
+func (w *writer) changedIn(ino ext4.Ino) uint32 {
+	tid := w.synced[syncedIndex(ino)]
+	if int32(tid-w.tid) > 0 { // NB: half of all numbers ago, or none since the mount
+		return w.committed
+	}
+	return tid
+}
 
 func syncedIndex(ino ext4.Ino) uint32 { return uint32(ino) * 0x9e3779b1 >> 20 % syncedSize }
 
@@ -273,11 +284,14 @@ func (w *writer) admit(tx *Tx, credits int) error {
 	if w.aborted != 0 {
 		return unix.EROFS
 	}
-	running := w.cache.Running() + credits
+	running, need := w.cache.Running()+credits, 0
+	if w.log != nil {
+		need = w.log.Need(running, len(w.revokes)+revokesPerStep)
+	}
 	switch {
-	case running > w.txMax():
+	case running > w.txMax() || need > len(w.mem)>>w.fs.vol.BlockBits:
 		w.request(w.tid)
-	case w.log != nil && w.log.Free() < 2*w.log.Need(running, len(w.revokes)+revokesPerStep):
+	case w.log != nil && w.log.Free() < 2*need:
 	case w.cache.Dirty()+running > w.cache.Frames()/4:
 	default:
 		return nil
