@@ -26,8 +26,12 @@ type waiters struct {
 // waitersMax bounds how many wait for one mount: anybody may connect to an abstract socket.
 const waitersMax = 32
 
-// waitName is the socket's name. The device number belongs to one mount on the whole machine.
-func waitName(info *fusefs.MountInfo) string { return "@asyncfsd-mount-" + info.Device }
+// waitName is the socket's name. The device number belongs to one filesystem on the whole machine,
+// but to another one as soon as that has ended: what tells them apart makes sure that nobody waits
+// for the daemon of one that has ended, which may hang.
+func waitName(info *fusefs.MountInfo) string {
+	return fmt.Sprintf("@asyncfsd-mount-%s-%d", info.Device, info.Incarnation())
+}
 
 // listen begins to take connections.
 func (w *waiters) listen(info *fusefs.MountInfo) error {
@@ -115,8 +119,8 @@ type UmountOptions struct {
 	Timeout time.Duration
 }
 
-// Umount unmounts what is mounted at path and returns when its daemon has ended. Errors are
-// *Error.
+// Umount unmounts what is mounted at path and returns when its daemon has ended, unless its
+// filesystem is mounted elsewhere, too. Errors are *Error.
 func Umount(path string, o UmountOptions) error {
 	info, err := fusefs.FindMount(path)
 	switch {
@@ -128,6 +132,7 @@ func Umount(path string, o UmountOptions) error {
 		return fail(ExitMount, fmt.Errorf("%s: a mount of type %s, not of FUSE", path, info.Type))
 	}
 	var conn net.Conn
+	incarnation := info.Incarnation()
 	if !o.NoWait {
 		if conn = dialWaiters(info); conn != nil {
 			defer conn.Close()
@@ -136,7 +141,8 @@ func Umount(path string, o UmountOptions) error {
 	if err := unmountFor(info.Mountpoint, o); err != nil {
 		return fail(ExitMount, fmt.Errorf("%s: %w", path, err))
 	}
-	if conn == nil {
+	elsewhere := !o.Lazy && incarnation != 0 && info.Incarnation() == incarnation
+	if conn == nil || elsewhere { // the filesystem lives on where it is mounted as well
 		return nil
 	}
 	return waitEnd(conn, path, o.Timeout)
