@@ -22,9 +22,9 @@ type MountInfo struct {
 }
 
 // Incarnation tells one filesystem with the mount's device number from the next: the kernel gives a
-// number away again when its filesystem has ended, though the daemon may still be busy, or hang. It
-// is the inode of what sysfs shows of the filesystem, the same for all who look; 0 without sysfs, or
-// when the filesystem has ended. The daemon is not asked.
+// number away again when its filesystem has ended, though the daemon may still be busy, or hang.
+// It is the inode of what sysfs shows of the filesystem, the same for all who look; 0 without
+// sysfs, or when the filesystem has ended. The daemon is not asked.
 func (m *MountInfo) Incarnation() uint64 {
 	var st unix.Stat_t
 	if unix.Stat("/sys/class/bdi/"+m.Device, &st) != nil {

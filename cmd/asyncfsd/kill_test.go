@@ -20,12 +20,26 @@ import (
 
 var killRounds = flag.Int("kill.rounds", 5, "how often TestKill kills the daemon")
 
-const killWorkers = 4
+// killKinds are the ways in which TestKill runs: options of the mount and of mke2fs, and how many
+// work at once.
+var killKinds = map[string]struct {
+	options string
+	mkfs    []string
+	workers int
+}{
+	"default": {"rw", nil, 4},
+	"small":   {"commit=1", []string{"-b", "1024", "-J", "size=1"}, 4},
+	"many":    {"rw", []string{"-J", "size=4"}, 24},
+	"cached":  {"writeback_cache,commit=1", nil, 8},
+	"maps":    {"discard", []string{"-b", "1024", "-O", "^extent,^64bit,^metadata_csum"}, 6},
+	"aio":     {"io=aio", []string{"-b", "2048", "-J", "size=4"}, 8},
+}
 
 // killFiles are the files of one worker: which version of each is durable, and which one was the
 // last that it has begun to write. The one that is there has to be between them.
 type killFiles struct {
 	durable, begun [40]int
+	promised       [40]int // how often one was made durable
 }
 
 // killName is where a worker has a file.
@@ -51,7 +65,7 @@ func (k *killFiles) work(mnt string, worker int, seed uint64) error {
 		name := killName(mnt, worker, i)
 		k.begun[i]++
 		data := killData(worker, i, k.begun[i])
-		if err := killWrite(name+".new", data, 1+rng.IntN(1<<16)); err != nil {
+		if err := killWrite(name+".new", data, 1+rng.IntN(1<<(4+rng.IntN(13)))); err != nil {
 			return err
 		}
 		if err := os.Rename(name+".new", name); err != nil {
@@ -62,6 +76,7 @@ func (k *killFiles) work(mnt string, worker int, seed uint64) error {
 				return err
 			}
 			k.durable[i] = k.begun[i]
+			k.promised[i]++
 		}
 		if err := killChurn(filepath.Dir(name), rng); err != nil {
 			return err
@@ -142,59 +157,85 @@ func (k *killFiles) verify(t *testing.T, mnt string, worker int) {
 }
 
 // TestKill kills the daemon under load, again and again. What fsync has promised is there after the
-// next mount, and in the end e2fsck finds nothing.
+// next mount, byte by byte, and in the end e2fsck finds nothing.
 func TestKill(t *testing.T) {
 	testenv.NeedRoot(t)
-	mnt, path := mountpoint(t), newImage(t)
-	lock := filepath.Join(t.TempDir(), "lock")
-	var files [killWorkers]killFiles
+	for name, kind := range killKinds {
+		t.Run(name, func(t *testing.T) {
+			k := &killSeries{t: t, mnt: mountpoint(t), path: newImage(t, kind.mkfs...),
+				lock: filepath.Join(t.TempDir(), "lock"), options: kind.options,
+				files: make([]killFiles, kind.workers)}
+			k.run(*killRounds)
+		})
+	}
+}
+
+// killSeries is a filesystem whose daemon is killed again and again.
+type killSeries struct {
+	t                        *testing.T
+	mnt, path, lock, options string
+	files                    []killFiles
+}
+
+func (k *killSeries) run(rounds int) {
+	t := k.t
 	rng := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 5))
-	for round := range *killRounds {
-		if r := asyncfsd(t, "-o", "lockfile="+lock, path, mnt); r.code != 0 {
-			t.Fatalf("round %d: exit code %d: %s", round, r.code, r.stderr)
+	for round := range rounds {
+		k.mount()
+		if t.Failed() {
+			_ = unix.Unmount(k.mnt, unix.MNT_DETACH)
+			return
 		}
-		for i := range files {
-			if err := os.MkdirAll(filepath.Dir(killName(mnt, i, 0)), 0o755); err != nil {
-				t.Fatal(err)
-			}
-			files[i].verify(t, mnt, i)
-		}
-		killOne(t, mnt, lock, &files, uint64(round), time.Duration(rng.IntN(400))*time.Millisecond)
+		k.kill(uint64(round), time.Duration(rng.IntN(400))*time.Millisecond)
 		if t.Failed() {
 			return
 		}
 	}
-	t.Cleanup(func() { check(t, path) }) // after the unmounting
-	mount(t, path, mnt)
-	for i := range files {
-		files[i].verify(t, mnt, i)
-	}
-	n := 0
-	for i := range files {
-		for _, v := range files[i].begun {
-			n += v
+	k.mount()
+	umount(t, k.mnt)
+	check(t, k.path)
+	promised, begun := 0, 0
+	for i := range k.files {
+		for f, v := range k.files[i].begun {
+			begun += v
+			promised += k.files[i].promised[f]
 		}
 	}
-	t.Logf("%d versions of files", n)
+	t.Logf("%d kills: %d versions of files, %d of them promised", rounds, begun, promised)
 }
 
-// killOne has the workers work, and kills the daemon after a while.
-func killOne(t *testing.T, mnt, lock string, files *[killWorkers]killFiles, seed uint64,
-	after time.Duration) {
-	t.Helper()
+// mount mounts, and looks for what has to be there.
+func (k *killSeries) mount() {
+	k.t.Helper()
+	r := asyncfsd(k.t, "-o", k.options+",lockfile="+k.lock, k.path, k.mnt)
+	if r.code != 0 || r.stderr != "" {
+		k.t.Fatalf("exit code %d: %s", r.code, r.stderr)
+	}
+	for i := range k.files {
+		if err := os.MkdirAll(filepath.Dir(killName(k.mnt, i, 0)), 0o755); err != nil {
+			k.t.Error(err)
+			return
+		}
+		k.files[i].verify(k.t, k.mnt, i)
+	}
+}
+
+// kill has the workers work, and kills the daemon after a while.
+func (k *killSeries) kill(seed uint64, after time.Duration) {
+	k.t.Helper()
 	var group sync.WaitGroup
-	for i := range files {
+	for i := range k.files {
 		group.Go(func() {
-			err := files[i].work(mnt, i, seed)
+			err := k.files[i].work(k.mnt, i, seed)
 			if !errors.Is(err, unix.ENOTCONN) && !errors.Is(err, unix.ECONNABORTED) {
-				t.Errorf("worker %d: %v", i, err)
+				k.t.Errorf("worker %d: %v", i, err)
 			}
 		})
 	}
 	time.Sleep(after)
-	end(t, lock, unix.SIGKILL)
+	end(k.t, k.lock, unix.SIGKILL)
 	group.Wait()
-	if err := unix.Unmount(mnt, unix.MNT_DETACH); err != nil {
-		t.Error(err)
+	if err := unix.Unmount(k.mnt, unix.MNT_DETACH); err != nil {
+		k.t.Error(err)
 	}
 }
