@@ -244,7 +244,7 @@ func (c *crashCase) sync(how int) {
 		return
 	case crashSync:
 		check(c.t, c.b.Fsync(0))
-		c.promises = append(c.promises, promise{c.b.record.Now(), last})
+		c.promises = append(c.promises, promise{point: c.b.record.Now(), state: last})
 		return
 	}
 	for _, ino := range slices.Sorted(maps.Keys(c.trees[last])) {
@@ -256,7 +256,7 @@ func (c *crashCase) sync(how int) {
 		} else {
 			check(c.t, c.b.Fsync(ino))
 		}
-		c.promises = append(c.promises, promise{c.b.record.Now(), last})
+		c.promises = append(c.promises, promise{point: c.b.record.Now(), state: last})
 		if how == crashParent {
 			return
 		}

@@ -133,8 +133,9 @@ func (s *simState) clone() *simState {
 	return c
 }
 
-// promise says that from a point on no state before one may be seen.
-type promise struct{ point, state int }
+// promise says that from a point on no state before one may be seen, and of one file no data from
+// before another.
+type promise struct{ point, state, file, data int }
 
 type simRun struct {
 	t        *testing.T
@@ -143,8 +144,10 @@ type simRun struct {
 	states   []*simState
 	promises []promise
 	touched  map[int]int // file to the last state that changed it
+	written  map[int]int // file to the last state that changed its data, and maybe nothing else
 	inos     map[int]ext4.Ino
 	files    int
+	data     map[int]int // file to the first state whose data may be seen, after a power cut
 }
 
 func TestSim(t *testing.T) {
@@ -161,16 +164,28 @@ func TestSim(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		first, last := uint64(1), *simSeeds
-		if *simSeed != 0 {
-			first, last = *simSeed, *simSeed
-		}
-		for seed := first; seed <= last; seed++ {
+		for _, seed := range simSeedList() {
 			t.Run(fmt.Sprintf("%s/%d", name, seed), func(t *testing.T) {
 				simulate(t, slices.Clone(base), seed)
 			})
 		}
 	}
+}
+
+// simSeedList is what seeds to run: those that once found something come last.
+func simSeedList() (list []uint64) {
+	if *simSeed != 0 {
+		return []uint64{*simSeed}
+	}
+	for seed := uint64(1); seed <= *simSeeds; seed++ {
+		list = append(list, seed)
+	}
+	for _, seed := range []uint64{26, 120, 188} {
+		if seed > *simSeeds {
+			list = append(list, seed)
+		}
+	}
+	return list
 }
 
 func simulate(t *testing.T, data []byte, seed uint64) {
@@ -179,7 +194,7 @@ func simulate(t *testing.T, data []byte, seed uint64) {
 		t.Fatal(err)
 	}
 	r := &simRun{t: t, b: b, rng: rand.New(rand.NewPCG(seed, 3)), touched: map[int]int{},
-		inos: map[int]ext4.Ino{}}
+		written: map[int]int{}, inos: map[int]ext4.Ino{}}
 	r.states = []*simState{{names: map[string]int{}, data: map[int][]byte{}}}
 	for range *simOps {
 		r.operation()
@@ -292,12 +307,16 @@ func (r *simRun) write(s *simState, id int) error {
 		off = len(s.data[id])
 	}
 	p := bytes.Repeat([]byte{byte(1 + len(r.states)%255)}, n)
+	before := must[vfs.Attr](r.t)(r.b.Getattr(r.inos[id]))
 	_, err := r.b.WriteAt(r.inos[id], p, int64(off))
 	all := make([]byte, max(len(s.data[id]), off+n))
 	copy(all, s.data[id])
 	copy(all[off:], p)
 	s.data[id] = all
-	r.touched[id] = len(r.states)
+	r.written[id] = len(r.states)
+	if must[vfs.Attr](r.t)(r.b.Getattr(r.inos[id])) != before {
+		r.touched[id] = len(r.states)
+	} // else in one tick of the clock: no transaction knows of it
 	return err
 }
 
@@ -310,17 +329,33 @@ func (r *simRun) sync(id int, everything bool) {
 	if err := r.b.Fsync(ino); err != nil {
 		r.t.Fatal(err)
 	}
-	r.promises = append(r.promises, promise{r.b.record.Now(), state})
+	r.promises = append(r.promises, promise{r.b.record.Now(), state, id, r.written[id]})
+}
+
+// wholeSuper has the two sectors of the superblock survive together: a superblock that is torn
+// fails its checksum, and has to be repaired by e2fsck. The kernel writes it in the same way;
+// devices that could tear it, within 4 KiB, are rare.
+func wholeSuper(record *blockdev.Record, keep blockdev.Keep) blockdev.Keep {
+	first := false
+	return func(entry, sector int) bool {
+		off := record.Log()[entry].Off + int64(sector)*512
+		if off != ext4.SuperOffset+512 {
+			first = keep(entry, sector)
+		}
+		return first
+	}
 }
 
 // cut checks what a power cut leaves.
 func (r *simRun) cut(point int, keep blockdev.Keep) {
-	image := r.b.record.Image(point, keep)
+	image := r.b.record.Image(point, wholeSuper(r.b.record, keep))
 	r.fsck(slices.Clone(image), "-fy", fmt.Sprint("power cut at ", point))
 	first, last := 0, len(r.states)-1
+	r.data = map[int]int{}
 	for _, p := range r.promises {
 		if p.point <= point {
 			first = max(first, p.state)
+			r.data[p.file] = max(r.data[p.file], p.data)
 		}
 	}
 	for last > first && r.states[last].begun > point {
@@ -386,7 +421,7 @@ func (r *simRun) matchesState(have map[string][]byte, state, first, last int) st
 		}
 	bytes:
 		for i, x := range p {
-			for k := first; k <= last; k++ {
+			for k := max(first, r.data[id]); k <= last; k++ {
 				d := r.states[k].data[id]
 				if i < len(d) && d[i] == x || i >= len(d) && x == 0 {
 					continue bytes
