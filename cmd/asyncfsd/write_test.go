@@ -275,3 +275,43 @@ func TestStrictAtime(t *testing.T) {
 	umount(t, mnt)
 	check(t, path)
 }
+
+// TestRemount makes a mount read-only and writable again, with its other flags left alone. What was
+// mounted for reading stays so.
+func TestRemount(t *testing.T) {
+	testenv.NeedRoot(t)
+	mnt, path := mountpoint(t), newImage(t)
+	if r := asyncfsd(t, "-o", "dev,nosuid,rw", path, mnt); r.code != 0 {
+		t.Fatalf("exit code %d: %s", r.code, r.stderr)
+	}
+	name := filepath.Join(mnt, "file")
+	f, err := os.Create(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantRefusal(t, asyncfsd(t, "-o", "remount,ro", path, mnt), 32, "busy")
+	_ = f.Close()
+	for _, c := range []struct {
+		options string
+		want    error
+	}{{"remount,ro", unix.EROFS}, {"remount,rw,noexec", nil}, {"remount", nil}} {
+		if r := asyncfsd(t, "-o", c.options, path, mnt); r.code != 0 {
+			t.Fatalf("%s: exit code %d: %s", c.options, r.code, r.stderr)
+		}
+		if err := os.WriteFile(name, []byte(c.options), 0o600); !errors.Is(err, c.want) {
+			t.Errorf("%s: writing: %v, want %v", c.options, err, c.want)
+		}
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(mnt, &st); err != nil {
+		t.Fatal(err)
+	}
+	const flags = unix.ST_NOSUID | unix.ST_NODEV | unix.ST_NOEXEC | unix.ST_RDONLY
+	if have := st.Flags & flags; have != unix.ST_NOSUID|unix.ST_NOEXEC {
+		t.Errorf("flags of the mount: %#x", have)
+	}
+	umount(t, mnt)
+	check(t, path)
+	mount(t, "-o", "ro", path, mnt)
+	wantRefusal(t, asyncfsd(t, "-o", "remount,rw", path, mnt), 32, "for reading only")
+}

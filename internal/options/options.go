@@ -66,6 +66,8 @@ type Options struct {
 	Log string
 	// SetUser is whom the daemon runs as (setuid=), "" for no change.
 	SetUser string
+	// Remount is for a mount that is there already: what can be changed of it is.
+	Remount bool
 	// DropPrivileges has the daemon give up all that root may do once it is mounted.
 	DropPrivileges bool
 

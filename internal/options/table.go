@@ -100,7 +100,6 @@ func init() {
 	initIgnored()
 	refuse("dax", "there is no memory to map through FUSE")
 	refuse("test_dummy_encryption", "for the kernel's own tests")
-	refuse("remount", "unmount and mount again instead")
 	refuse("bind rbind move", "not a filesystem to be mounted elsewhere")
 }
 
@@ -265,6 +264,7 @@ func initFuse() {
 	flag("allow_other", func(o *Options) { o.AllowOther = true })
 	flag("allow_root", func(o *Options) { o.AllowRoot = true })
 	flag("default_permissions", func(*Options) {}) // always, but for fakeroot
+	flag("remount", func(o *Options) { o.Remount = true })
 	flag("auto_unmount", func(o *Options) { o.AutoUnmount = true })
 	value("fsname", func(o *Options, v string) error { o.FSName = v; return nil })
 	value("subtype", func(o *Options, v string) error { o.Subtype = v; return nil })
