@@ -169,28 +169,43 @@ stand_ins() {
     [ "$fs" = asyncfsd ] || return 0
     cat >"$work/bin/mount" <<'END'
 #!/bin/bash
-# An ext2, ext3 or ext4 is asyncfsd's; anything else goes to mount(8) as it is.
-args=() type='' plain=yes source=''
+# An ext2, ext3 or ext4 is asyncfsd's; anything else goes to mount(8) as it is. What mount(8) would
+# have said of a device that cannot be written is said in its words.
+args=() type='' plain=yes places=() all=
 for ((i = 1; i <= $#; i++)); do
     case ${!i} in
     -t) ((i++)); type=${!i} ;;
     -t*) type=${!i}; type=${type#-t} ;;
-    -o) args+=(-o); ((i++)); args+=("${!i}"); [[ ,${!i}, != *,@(remount|*bind|move),* ]] || plain= ;;
-    -o*) args+=("${!i}"); [[ ,${!i#-o}, != *,@(remount|*bind|move),* ]] || plain= ;;
+    -o) ((i++)); all+=,${!i}; args+=(-o "${!i}") ;;
+    -o*) all+=,${!i#-o}; args+=("${!i}") ;;
+    -r) all+=,ro; args+=(-r) ;;
     --bind | --rbind | --move | --make-* | -B | -R | -M | -a) plain=; args+=("${!i}") ;;
     -*) args+=("${!i}") ;;
-    *) [ -n "$source" ] || source=${!i}; args+=("${!i}") ;;
+    *) places+=("${!i}"); args+=("${!i}") ;;
     esac
 done
+source=${places[0]:-}
+case $all, in *,bind,* | *,rbind,* | *,move,* | *,remount,*) plain= ;; esac
 if [ -n "$plain" ] && [ -z "$type" ] && { [ -b "$source" ] || [ -f "$source" ]; }; then
     found=$(blkid -p -o value -s TYPE "$source")
     [[ $found != ext[234] ]] || type=$found
 fi
 case $plain$type in
-yesext[234]) exec REAL -t fuse.asyncfsd -o kernel "${args[@]}" ;;
-ext[234]|yes|'') exec REAL "${args[@]}" ;;
+yesext[234]) ;;
+ext[234] | yes | '') exec REAL "${args[@]}" ;;
 *) exec REAL -t "$type" "${args[@]}" ;;
 esac
+said=$(REAL -t fuse.asyncfsd -o kernel "${args[@]}" 2>&1)
+status=$?
+where=${places[1]:-}
+grep -v "journal not replayed\|mounted read-only: \|needs write access\|^$" <<<"$said" >&2
+if [[ $said == *"needs write access"* ]]; then
+    echo "mount: $where: cannot mount $source read-only." >&2
+elif [ $status = 0 ] && [ "$(blockdev --getro "$source" 2>/dev/null)" = 1 ] &&
+    [[ $all, != *,ro,* ]]; then
+    echo "mount: $where: WARNING: source write-protected, mounted read-only." >&2
+fi
+exit $status
 END
     sed -i "s|REAL|$(type -P mount)|" "$work/bin/mount"
     printf '#!/bin/sh\n%s "$@" | sed "s/fuse[.]asyncfsd/ext4/"\n' "$(type -P df)" >"$work/bin/df"
