@@ -143,10 +143,12 @@ func TestNoClobber(t *testing.T) {
 		{"kernel", kernel},
 		{"ro,noacl,kernel,noexec", func(o *Options) {
 			kernel(o)
-			o.ReadOnly, o.NoExec = true, true
+			o.ReadOnly, o.NoExec, o.NoACL = true, true, true
 		}},
 		{"kernel,nodev,noacl", func(o *Options) { kernel(o); o.NoDev, o.NoACL = true, true }},
-		{"nosuid,kernel", kernel},
+		// As mount(8) orders them, whichever was given first.
+		{"nosuid,kernel", func(o *Options) { kernel(o); o.NoSuid = true }},
+		{"nodev,dev,kernel,nosuid,suid", kernel},
 		// Whatever else is said: with fakeroot, files of an untrusted image have no power.
 		{"fakeroot,kernel", func(o *Options) {
 			kernel(o)
