@@ -173,7 +173,7 @@ func decodeIoctl(op *vfs.Op, r *request, req []byte) unix.Errno {
 		root = true
 	}
 	switch {
-	case root && op.Cred.UID != 0:
+	case root && !op.Cred.IsRoot():
 		return unix.EPERM
 	case len(arg) < size:
 		return unix.EINVAL

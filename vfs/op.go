@@ -71,9 +71,6 @@ type Attr struct {
 	Atime, Mtime, Ctime, Crtime ext4.Timespec
 }
 
-// Cred is on whose behalf an operation is done.
-type Cred struct{ UID, GID, PID uint32 }
-
 // runsMax is the most pieces of the device that one data stage of a read fetches: a fragmented
 // megabyte takes several rounds, a contiguous one takes one.
 const runsMax = 32
