@@ -315,3 +315,21 @@ func TestRemount(t *testing.T) {
 	mount(t, "-o", "ro", path, mnt)
 	wantRefusal(t, asyncfsd(t, "-o", "remount,rw", path, mnt), 32, "for reading only")
 }
+
+// TestUmountBind unmounts a bind mount, for which the daemon does not end.
+func TestUmountBind(t *testing.T) {
+	testenv.NeedRoot(t)
+	mnt, other := mountpoint(t), mountpoint(t)
+	mount(t, newImage(t), mnt)
+	if err := unix.Mount(mnt, other, "", unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	begun := time.Now()
+	umount(t, other)
+	if took := time.Since(begun); took > umountTimeout/2 {
+		t.Errorf("unmounting one of two took %v", took)
+	}
+	if err := os.WriteFile(filepath.Join(mnt, "file"), nil, 0o600); err != nil {
+		t.Error(err)
+	}
+}

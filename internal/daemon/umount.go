@@ -139,6 +139,9 @@ func Umount(path string, o UmountOptions) error {
 	if conn == nil {
 		return nil
 	}
+	if still, err := fusefs.StillMounted(info); err == nil && still {
+		return nil // the daemon goes on for other mounts of it
+	}
 	return waitEnd(conn, path, o.Timeout)
 }
 
