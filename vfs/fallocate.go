@@ -86,13 +86,14 @@ func (fs *FS) punch(tx *Tx, op *Op, in *ext4.Inode, end uint64, zero bool) (done
 		return false, err
 	}
 	fs.modified(in, op.now)
-	if _, werr := fs.killPrivileges(tx, in, suidgid(in) && !op.Cred.IsRoot()); werr != nil {
+	killed, werr := fs.killPrivileges(tx, in, suidgid(in) && !op.Cred.IsRoot())
+	if werr != nil {
 		return false, werr
 	}
 	if werr := fs.write(tx, in); werr != nil {
 		return false, werr
 	}
-	op.to = next
+	op.to, op.Killed = next, op.Killed || killed
 	if err == nil {
 		op.phase = fallocFill
 		if zero {
@@ -129,14 +130,15 @@ func (fs *FS) fill(tx *Tx, op *Op, in *ext4.Inode, end uint64) error {
 		in.Mtime = fs.vol.ClampTime(op.now)
 	}
 	fs.changedAt(in, op.now)
-	if _, err := fs.killPrivileges(tx, in, suidgid(in) && !op.Cred.IsRoot()); err != nil {
+	killed, err := fs.killPrivileges(tx, in, suidgid(in) && !op.Cred.IsRoot())
+	if err != nil {
 		return err
 	}
 	if err := fs.write(tx, in); err != nil {
 		return err
 	}
 	fs.attr(in, &op.Attr)
-	op.pos = uint64(pos) << bits
+	op.pos, op.Killed = uint64(pos)<<bits, op.Killed || killed
 	if pos <= last {
 		return ext4.ErrContinue
 	}

@@ -141,6 +141,8 @@ type Op struct {
 	BufOff uint32
 	Buf    blockdev.BufID
 	Value  uint64
+	// Killed says that a write or an allocation took setuid, setgid or capabilities of the file.
+	Killed bool
 	Attr   Attr // Attr.Ino 0 after OpLookup: the name does not exist
 
 	// How far it is.

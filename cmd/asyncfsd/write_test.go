@@ -333,3 +333,46 @@ func TestUmountBind(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestKillPrivileges has files that others than root change lose setuid and setgid, for the kernel
+// as well, which has their mode in its cache.
+func TestKillPrivileges(t *testing.T) {
+	testenv.NeedRoot(t)
+	testenv.NeedProgram(t, "dd", "fallocate", "truncate")
+	mnt, path := mountpoint(t), newImage(t)
+	if r := asyncfsd(t, "-o", "kernel", path, mnt); r.code != 0 {
+		t.Fatalf("exit code %d: %s", r.code, r.stderr)
+	}
+	// NB: others do not get to where tests have their directories.
+	if err := os.Chmod(filepath.Dir(filepath.Dir(mnt)), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(mnt, "file")
+	if err := os.WriteFile(name, make([]byte, 8192), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chown(name, 1000, 1001); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []string{"dd conv=notrunc bs=4k count=1 if=/dev/zero of=",
+		"dd conv=notrunc bs=4k count=1 oflag=direct if=/dev/zero of=", "truncate -s 5000 ",
+		"fallocate -l 64k ", "fallocate -n -p -l 4k "} {
+		if err := unix.Chmod(name, 0o6777); err != nil {
+			t.Fatal(err)
+		}
+		for user, want := range map[uint32]uint32{0: 0o6777, 1000: 0o777} {
+			if out, err := asUser(user, "sh", "-c", c+name); err != nil {
+				t.Fatalf("%s: %v: %s", c, err, out)
+			}
+			var st unix.Stat_t
+			if err := unix.Stat(name, &st); err != nil || st.Mode&0o7777 != want {
+				t.Errorf("%s by %d: mode %o, %v, want %o", c, user, st.Mode, err, want)
+			}
+			if err := unix.Chmod(name, 0o6777); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	umount(t, mnt)
+	check(t, path)
+}
