@@ -376,3 +376,73 @@ func TestKillPrivileges(t *testing.T) {
 	umount(t, mnt)
 	check(t, path)
 }
+
+// setFlags is chattr(1): FS_IOC_SETFLAGS.
+func setFlags(t *testing.T, path string, flags int) {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	const setflags = 0x40086602
+	if err := unix.IoctlSetPointerInt(int(f.Fd()), setflags, flags); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestFixedFiles has what the flags of immutable files and of those that can only be appended to
+// leave possible.
+func TestFixedFiles(t *testing.T) {
+	testenv.NeedRoot(t)
+	const immutable, appendOnly = 0x10, 0x20
+	mnt := mountpoint(t)
+	mount(t, newImage(t), mnt)
+	name := filepath.Join(mnt, "file")
+	now := []unix.Timespec{{Nsec: unix.UTIME_NOW}, {Nsec: unix.UTIME_NOW}}
+	then := []unix.Timespec{{Sec: 1}, {Sec: 2}}
+	atime := []unix.Timespec{{Sec: 1}, {Nsec: unix.UTIME_OMIT}}
+	times := func(ts []unix.Timespec) func() error {
+		return func() error { return unix.UtimesNanoAt(unix.AT_FDCWD, name, ts, 0) }
+	}
+	open := func(flags int) func() error {
+		return func() error {
+			fd, err := unix.Open(name, flags|unix.O_CLOEXEC, 0)
+			if err == nil {
+				_, err = unix.Write(fd, []byte("x"))
+				_ = unix.Close(fd)
+			}
+			return err
+		}
+	}
+	for _, c := range []struct {
+		what string
+		do   func() error
+		// Whether it may be done to an immutable file, and to one that is for appending.
+		immutable, appendOnly bool
+	}{
+		{"append", open(unix.O_WRONLY | unix.O_APPEND), false, true},
+		{"overwrite", open(unix.O_WRONLY), false, false},
+		{"chmod", func() error { return unix.Chmod(name, 0o600) }, false, false},
+		{"chown", func() error { return unix.Chown(name, 1, 1) }, false, false},
+		{"truncate", func() error { return unix.Truncate(name, 1) }, false, false},
+		{"utime now", times(now), false, true},
+		{"utime", times(then), false, false},
+		{"utime of atime", times(atime), false, false},
+		{"setxattr", func() error { return unix.Setxattr(name, "user.a", nil, 0) }, false, false},
+		{"link", func() error { return unix.Link(name, name+"2") }, false, false},
+		{"rename", func() error { return unix.Rename(name, name+"3") }, false, false},
+		{"unlink", func() error { return unix.Unlink(name) }, false, false},
+	} {
+		for flags, may := range map[int]bool{immutable: c.immutable, appendOnly: c.appendOnly} {
+			if err := os.WriteFile(name, []byte("text"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			setFlags(t, name, flags)
+			if err := c.do(); (err == nil) != may || !may && err != unix.EPERM {
+				t.Errorf("%s with flags %#x: %v", c.what, flags, err)
+			}
+			setFlags(t, name, 0)
+		}
+	}
+}
