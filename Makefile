@@ -32,7 +32,8 @@ test: deps build lint ## installs what is missing, builds, checks the style, run
 	$(GO) test -p 1 -timeout 15m -tags invariants ./...
 
 race: deps ## runs the tests of everything that goroutines share under the race detector
-	$(GO) test -race -timeout 20m ./asyncq/... ./blockdev/... ./vfs/... ./internal/...
+	$(GO) test -race -timeout 20m ./asyncq/... ./blockdev/... ./vfs/... ./fusefs/... \
+		./internal/...
 
 lint: ## gofmt, go vet (the tests of internal/tidy check the rest)
 	@test -z "$$(gofmt -l .)" || { echo "gofmt is needed for:"; gofmt -l .; exit 1; }
@@ -42,11 +43,12 @@ fuzz: ## runs every fuzzer for FUZZTIME (default 30s)
 	GO=$(GO) FUZZTIME=$(FUZZTIME) sh scripts/fuzz.sh
 
 sim: deps ## runs the simulation with power cuts for one seed: make sim SEED=7
-	$(GO) test ./vfs -run TestSim -timeout 60m -sim.seed $(SEED)
+	$(GO) test ./vfs -run 'TestSim|TestConcurrent' -timeout 60m -sim.seed $(SEED)
 
 crash: deps ## power cuts after all pairs of operations and in SEEDS simulations; kill -9
 	$(GO) test ./vfs -run TestExhaustive -timeout 120m -exhaustive.every 1
-	$(GO) test ./vfs -run TestSim -timeout 120m -sim.seeds $(SEEDS)
+	$(GO) test ./vfs -run 'TestSim|TestConcurrent|TestKernelRecovers' -timeout 120m \
+		-sim.seeds $(SEEDS)
 	$(GO) test ./cmd/asyncfsd -run TestKill -timeout 60m -kill.rounds 50
 
 bench: deps build ## compares with kernel ext4, fuse2fs and the raw device; writes docs/bench
@@ -61,10 +63,7 @@ fstest: build ## runs xfstests and pjdfstest: XFSTESTS_DIR= PJDFSTEST_DIR= (root
 images: deps ## makes the test images anew (root)
 	bash testdata/images/make.sh
 
-verify-fstest: build ## runs xfstests and pjdfstest: XFSTESTS_DIR= PJDFSTEST_DIR= (root, docs/fstest.md)
-	XFSTESTS_DIR='$(XFSTESTS_DIR)' PJDFSTEST_DIR='$(PJDFSTEST_DIR)' bash scripts/fstest.sh
-
-images: deps ## compares the test images with what the kernel reads (root)
+verify-images: deps ## compares the test images with what the kernel reads (root)
 	bash testdata/images/make.sh verify
 
 install: build ## installs into PREFIX (default /usr/local)

@@ -18,7 +18,7 @@ import (
 	"asyncfsd/internal/testenv"
 )
 
-var killRounds = flag.Int("kill.rounds", 5, "how often TestKill kills the daemon")
+var killRounds = flag.Int("kill.rounds", 2, "how often TestKill kills the daemon of each kind")
 
 // killKinds are the ways in which TestKill runs: options of the mount and of mke2fs, and how many
 // work at once.
