@@ -517,20 +517,15 @@ func (w *concWorker) compare(ino ext4.Ino, want []byte) {
 // cut checks what a power cut leaves of every worker's files.
 func (r *concRun) cut(point int, keep blockdev.Keep) {
 	image := r.b.record.Image(point, wholeSuper(r.b.record, keep))
-	when := fmt.Sprint("power cut at ", point)
-	fsckImage(r.t, slices.Clone(image), "-fy", when)
-	b, err := openMem(image, 0, false)
-	if err != nil {
-		r.t.Fatalf("%s: %v", when, err)
-	}
-	for _, w := range r.workers {
-		first, last := w.between(point)
-		if why := w.matches(b, first, last, fmt.Sprintf("w%d-", w.number)); why != "" {
-			r.t.Errorf("%s, worker %d: none of the states %d to %d: %s", when, w.number, first,
-				last, why)
+	cutAgain(r.t, image, r.rng, fmt.Sprint("power cut at ", point), func(b *memBed, when string) {
+		for _, w := range r.workers {
+			first, last := w.between(point)
+			if why := w.matches(b, first, last, fmt.Sprintf("w%d-", w.number)); why != "" {
+				r.t.Errorf("%s, worker %d: none of the states %d to %d: %s", when, w.number, first,
+					last, why)
+			}
 		}
-	}
-	b.done(r.t, when+", recovered here")
+	})
 }
 
 // concKinds are the filesystems.

@@ -360,20 +360,32 @@ func wholeSuper(record *blockdev.Record, keep blockdev.Keep) blockdev.Keep {
 
 // cut checks what a power cut leaves.
 func (r *simRun) cut(point int, keep blockdev.Keep) {
-	image := r.b.record.Image(point, wholeSuper(r.b.record, keep))
-	r.fsck(slices.Clone(image), "-fy", fmt.Sprint("power cut at ", point))
 	first, last := r.between(point)
-	b, err := openMem(image, 0, false)
-	if err != nil {
-		r.t.Fatalf("power cut at %d: %v", point, err)
+	image := r.b.record.Image(point, wholeSuper(r.b.record, keep))
+	cutAgain(r.t, image, r.rng, fmt.Sprint("power cut at ", point), func(b *memBed, when string) {
+		if why := r.matches(b, first, last, "f"); why != "" {
+			r.t.Errorf("%s: none of the states %d to %d: %s", when, first, last, why)
+		}
+	})
+}
+
+// cutAgain has e2fsck and ourselves recover what a power cut has left, and cuts the power again
+// while we do that, or while we unmount. look looks at what is there then.
+func cutAgain(t *testing.T, image []byte, rng *rand.Rand, when string,
+	look func(b *memBed, when string)) {
+	t.Helper()
+	for try := range 2 {
+		fsckImage(t, slices.Clone(image), "-fy", when)
+		b, err := openMem(image, rng.Uint64(), false)
+		if err != nil {
+			t.Fatalf("%s: %v", when, err)
+		}
+		look(b, when)
+		b.done(t, when+", recovered here")
+		point := rng.IntN(b.record.Now() + 1)
+		image = b.record.Image(point, wholeSuper(b.record, blockdev.KeepRandom(rng.Uint64())))
+		when += fmt.Sprintf(", cut %d at %d of the next mount", try+2, point)
 	}
-	if why := r.matches(b, first, last, "f"); why != "" {
-		r.t.Errorf("power cut at %d: none of the states %d to %d: %s", point, first, last, why)
-	}
-	if err := b.fs.Unmount(); err != nil {
-		r.t.Fatal(err)
-	}
-	r.fsck(b.data, "-fn", fmt.Sprintf("power cut at %d, recovered here", point))
 }
 
 // between says which states a power cut may leave, and notes which data.
