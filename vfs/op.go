@@ -102,7 +102,8 @@ type piece struct {
 	lblk    ext4.Lblk
 	phys    ext4.Block
 	n       uint32
-	convert bool // was unwritten, and part of the file before; else reserved
+	convert bool // was unwritten, and part of the file before; else a hole
+	owned   bool // in a cluster that is the file's before; else reserved
 }
 
 // piecesMax is the most ranges of blocks that one round of a write makes part of its file.

@@ -129,12 +129,14 @@ func fsck(t testing.TB, path string) {
 }
 
 var writeFeatures = map[string][]string{
-	"ext4":     {"-t", "ext4"},
-	"ext4-1k":  {"-t", "ext4", "-b", "1024"},
-	"ext3":     {"-t", "ext3"},
-	"ext2-1k":  {"-t", "ext2", "-b", "1024"},
-	"old-csum": {"-t", "ext4", "-O", "^metadata_csum,uninit_bg,^64bit"},
-	"64k":      {"-t", "ext4", "-b", "65536"},
+	"ext4":       {"-t", "ext4"},
+	"ext4-1k":    {"-t", "ext4", "-b", "1024"},
+	"ext3":       {"-t", "ext3"},
+	"ext2-1k":    {"-t", "ext2", "-b", "1024"},
+	"old-csum":   {"-t", "ext4", "-O", "^metadata_csum,uninit_bg,^64bit"},
+	"64k":        {"-t", "ext4", "-b", "65536"},
+	"cluster":    {"-t", "ext4", "-O", "bigalloc", "-C", "65536"},
+	"cluster-1k": {"-t", "ext4", "-b", "1024", "-O", "bigalloc", "-C", "16384"},
 }
 
 func features(t *testing.T, test func(t *testing.T, args []string)) {
