@@ -252,6 +252,7 @@ const (
 	wantData                      // its own data I/O
 	wantJournal                   // room in the journal, a commit, or the machine's own I/O
 	wantRange                     // a range of a file
+	wantTime                      // that some time passes
 	wantInjected                  // nothing: a stall injected by a test
 )
 
