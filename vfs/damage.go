@@ -34,6 +34,9 @@ func (w *writer) damaged(op *Op, err *ext4.CorruptError) {
 // record writes down, at the end, what damage was found, and why the journal was given up. What
 // cannot be written any more is left out: the log says what happened.
 func (w *writer) record() {
+	if w.mmp != nil && w.mmp.lost {
+		return // it is somebody else's superblock
+	}
 	if w.aborted != 0 && !w.down {
 		if w.damage.count == 0 {
 			r := ext4.ErrorRecord{When: now()}

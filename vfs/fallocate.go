@@ -147,14 +147,24 @@ func (fs *FS) fill(tx *Tx, op *Op, in *ext4.Inode, end uint64) error {
 
 func (fs *FS) allocUnwritten(tx *Tx, op *Op, in *ext4.Inode, lblk ext4.Lblk, n uint32) (uint32,
 	error) {
-	goal, err := fs.vol.Goal(tx, in, lblk)
+	v := fs.vol
+	b, n, owned, err := v.HolePlace(tx, in, lblk, n)
 	if err != nil {
 		return 0, err
 	}
-	b, n, err := fs.vol.AllocBlocks(tx, ext4.Alloc{Goal: goal, Want: n, Root: fs.root(op)})
-	if err != nil {
-		return 0, err
+	if !owned {
+		goal, err := v.Goal(tx, in, lblk)
+		if err != nil {
+			return 0, err
+		}
+		within := v.InCluster(lblk)
+		first, got, err := v.AllocBlocks(tx, ext4.Alloc{Goal: goal, Want: within + n,
+			Root: fs.root(op)})
+		if err != nil {
+			return 0, err
+		}
+		in.Sectors += uint64(got) << (v.BlockBits - 9)
+		b, n = first+ext4.Block(within), min(n, got-within)
 	}
-	in.Sectors += uint64(n) << (fs.vol.BlockBits - 9)
-	return n, fs.vol.InsertRun(tx, in, lblk, b, n, true)
+	return n, v.InsertRun(tx, in, lblk, b, n, true)
 }

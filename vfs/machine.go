@@ -117,6 +117,9 @@ func New(c Config) (*FS, error) {
 			return nil, err
 		}
 		if err := fs.w.cleanOrphans(); err != nil {
+			if fs.w.mmp != nil {
+				_ = fs.w.mmp.halt()
+			}
 			return nil, err
 		}
 	}

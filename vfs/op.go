@@ -99,7 +99,8 @@ type piece struct {
 	lblk    ext4.Lblk
 	phys    ext4.Block
 	n       uint32
-	convert bool // was unwritten, and part of the file before; else reserved
+	convert bool // was unwritten, and part of the file before; else a hole
+	owned   bool // in a cluster that is the file's before; else reserved
 }
 
 // piecesMax is the most ranges of blocks that one round of a write makes part of its file.
@@ -250,6 +251,7 @@ const (
 	wantData                      // its own data I/O
 	wantJournal                   // room in the journal, a commit, or the machine's own I/O
 	wantRange                     // a range of a file
+	wantTime                      // that some time passes
 	wantInjected                  // nothing: a stall injected by a test
 )
 

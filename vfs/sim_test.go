@@ -157,6 +157,9 @@ func TestSim(t *testing.T) {
 		"ext3-1k": {"-t", "ext3", "-b", "1024", "-J", "size=1"},
 		"old": {"-t", "ext4", "-b", "1024", "-O", "^metadata_csum,uninit_bg,^64bit", "-J",
 			"size=1"},
+		"cluster": {"-t", "ext4", "-b", "4096", "-O", "bigalloc", "-C", "16384", "-J", "size=4"},
+		"cluster-1k": {"-t", "ext4", "-b", "1024", "-O", "bigalloc", "-C", "16384", "-J",
+			"size=1"},
 	}
 	for name, args := range kinds {
 		path := mkfs(t, 24<<20, args...)

@@ -205,11 +205,10 @@ func (fs *FS) mapPiece(tx *Tx, op *Op, pos, end uint64) (uint64, error) {
 		p := &op.pieces[op.npieces]
 		*p = piece{lblk: lblk, phys: phys, n: n, convert: true}
 		if fs.run.State == ext4.RunHole {
-			var err error
-			if phys, n, err = fs.reserve(tx, op, lblk, n); err != nil {
+			if err := fs.reserve(tx, op, lblk, n, p); err != nil {
 				return 0, err
 			}
-			*p = piece{lblk: lblk, phys: phys, n: n}
+			phys, n = p.phys, p.n
 		}
 		op.npieces++
 	}
@@ -218,20 +217,39 @@ func (fs *FS) mapPiece(tx *Tx, op *Op, pos, end uint64) (uint64, error) {
 	return bytes, nil
 }
 
-// reserve reserves blocks for a hole of n blocks at lblk.
-func (fs *FS) reserve(tx *Tx, op *Op, lblk ext4.Lblk, n uint32) (ext4.Block, uint32, error) {
-	in := &fs.inode
-	goal, err := fs.vol.Goal(tx, in, lblk)
+// reserve finds blocks for a hole of n blocks at lblk: reserved ones, or with bigalloc those of a
+// cluster that the file has already.
+func (fs *FS) reserve(tx *Tx, op *Op, lblk ext4.Lblk, n uint32, p *piece) error {
+	in, v := &fs.inode, fs.vol
+	b, n, owned, err := v.HolePlace(tx, in, lblk, min(n, v.InsertMax(in, lblk)))
 	if err != nil {
-		return 0, 0, err
+		return err
 	}
+	goal, within := ext4.Block(0), v.InCluster(lblk)
 	if op.npieces > 0 { // behind what this round has reserved, if that is next to it
-		if p := &op.pieces[op.npieces-1]; p.lblk+ext4.Lblk(p.n) == lblk {
-			goal = p.phys + ext4.Block(p.n)
+		if last := &op.pieces[op.npieces-1]; last.lblk+ext4.Lblk(last.n) == lblk {
+			goal = last.phys + ext4.Block(last.n)
+			if within > 0 && !owned { // the rest of its cluster
+				b, n, owned = goal, min(n, 1<<v.ClusterBits-within), true
+			}
 		}
 	}
-	return fs.vol.ReserveBlocks(tx, in, ext4.Alloc{Goal: goal, Root: fs.root(op),
-		Want: min(n, fs.vol.InsertMax(in, lblk))})
+	if owned {
+		*p = piece{lblk: lblk, phys: b, n: n, owned: true}
+		return nil
+	}
+	if goal == 0 {
+		if goal, err = v.Goal(tx, in, lblk); err != nil {
+			return err
+		}
+	}
+	b, got, err := v.ReserveBlocks(tx, in, ext4.Alloc{Goal: goal, Root: fs.root(op),
+		Want: within + n})
+	if err != nil {
+		return err
+	}
+	*p = piece{lblk: lblk, phys: b + ext4.Block(within), n: min(n, got-within)}
+	return nil
 }
 
 // planRuns plans the writing of bytes from pos of the file on to the blocks at byte at of the
@@ -294,10 +312,11 @@ func (fs *FS) publishPiece(tx *Tx, in *ext4.Inode, p *piece) error {
 	if p.convert {
 		return fs.vol.ConvertRun(tx, in, p.lblk, p.n, true)
 	}
-	if err := fs.vol.PublishBlocks(tx, p.phys, p.n); err != nil {
-		return err
+	if !p.owned {
+		if err := fs.vol.PublishBlocks(tx, in, p.phys, p.n); err != nil {
+			return err
+		}
 	}
-	in.Sectors += uint64(p.n) << (fs.vol.BlockBits - 9)
 	return fs.vol.InsertRun(tx, in, p.lblk, p.phys, p.n, false)
 }
 
@@ -331,7 +350,7 @@ var capability = []byte("capability")
 // unreserve gives back what an operation has reserved and not published.
 func (w *writer) unreserve(op *Op) {
 	for _, p := range op.pieces[:op.npieces] {
-		if !p.convert {
+		if !p.convert && !p.owned {
 			w.fs.vol.UnreserveBlocks(w.space, p.phys, p.n)
 		}
 	}

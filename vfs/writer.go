@@ -88,6 +88,7 @@ type writer struct {
 	aborted   unix.Errno
 	down      bool // shut down: reads fail, too
 	damage    damage
+	mmp       *mmp // nil without multiple mount protection
 	// Where the discards of what a transaction has freed are.
 	discardGroup ext4.Group
 	discardBit   uint32
@@ -125,7 +126,7 @@ func newWriter(fs *FS, c WriteConfig) (*writer, error) {
 	}
 	size := int(fs.vol.BlockSize)
 	staging := max(stagingMax, (2*editsMax+stagingSpare)*size)
-	mem, err := unix.Mmap(-1, 0, staging+zerosSize, unix.PROT_READ|unix.PROT_WRITE,
+	mem, err := unix.Mmap(-1, 0, staging+zerosSize+size, unix.PROT_READ|unix.PROT_WRITE,
 		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {
 		return nil, fmt.Errorf("reserving %d MiB for the journal: %w", staging>>20, err)
@@ -134,7 +135,7 @@ func newWriter(fs *FS, c WriteConfig) (*writer, error) {
 		c.CommitSeconds = 5
 	}
 	w := &writer{fs: fs, c: c, cache: fs.cache, space: ext4.NewSpace(fs.vol), tid: 1,
-		mem: mem[:staging:staging], zeros: mem[staging:], memory: mem,
+		mem: mem[:staging:staging], zeros: mem[staging:][:zerosSize], memory: mem,
 		pieces:    make([]jbd2.Piece, 0, 64),
 		collected: make([]blockdev.Frame, 0, fs.cache.Frames()),
 		revokes:   make([]ext4.Block, 0, 1024), revoking: make([]ext4.Block, 0, 1024),
@@ -160,7 +161,11 @@ func newWriter(fs *FS, c WriteConfig) (*writer, error) {
 	fs.tx.edits.images = make([]byte, editsMax*size)
 	fs.loop.Table.Queue(w.slot) // the machine's first look at what there is to do
 	fs.w = w
-	return w, w.begin()
+	if err := w.begin(); err != nil || c.MMP == nil {
+		return w, err
+	}
+	w.mmp, err = newMMP(w, *c.MMP, mem[staging+zerosSize:])
+	return w, err
 }
 
 // txMax is the most blocks the running transaction may have.
@@ -353,12 +358,22 @@ func (fs *FS) Unmount() error {
 	if w == nil {
 		return nil
 	}
+	err := w.unmount()
+	if w.mmp != nil {
+		if e := w.mmp.end(); err == nil {
+			err = e
+		}
+	}
+	return err
+}
+
+func (w *writer) unmount() error {
 	w.unmounting = true
 	w.evictions = append(w.evictions[:0], w.orphans.List()...)
 	w.nextEviction()
 	w.kick()
 	for !w.done {
-		if err := fs.loop.Step(true); err != nil {
+		if err := w.fs.loop.Step(true); err != nil {
 			return err
 		}
 	}

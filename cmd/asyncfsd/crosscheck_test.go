@@ -62,11 +62,15 @@ func errnoName(err error) string {
 func TestCrosscheck(t *testing.T) {
 	testenv.NeedRoot(t)
 	kinds := map[string][]string{
-		"default": {"-b", "4096"},
-		"1k":      {"-b", "1024"},
-		"maps":    {"-b", "4096", "-O", "^extent,^64bit,^flex_bg"},
-		"isize":   {"-b", "4096", "-I", "128"},
-		"cached":  {"-b", "4096"},
+		"default":     {"-b", "4096"},
+		"1k":          {"-b", "1024"},
+		"maps":        {"-b", "4096", "-O", "^extent,^64bit,^flex_bg"},
+		"isize":       {"-b", "4096", "-I", "128"},
+		"cached":      {"-b", "4096"},
+		"cluster":     {"-b", "4096", "-O", "bigalloc", "-C", "65536"},
+		"cluster-16k": {"-b", "4096", "-O", "bigalloc", "-C", "16384"},
+		"cluster-1k":  {"-b", "1024", "-O", "bigalloc", "-C", "16384"},
+		"cluster-64":  {"-b", "1024", "-O", "bigalloc", "-C", "65536"},
 	}
 	for name, args := range kinds {
 		for seed := uint64(1); seed <= *crossRuns; seed++ {

@@ -53,12 +53,17 @@ func asyncfsd(t testing.TB, args ...string) result {
 // finish runs a command for at most 20 seconds.
 func finish(t testing.TB, cmd *exec.Cmd) result {
 	t.Helper()
+	return finishIn(t, cmd, 20*time.Second)
+}
+
+func finishIn(t testing.TB, cmd *exec.Cmd, most time.Duration) result {
+	t.Helper()
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	late := time.AfterFunc(20*time.Second, func() { _ = cmd.Process.Kill() })
+	late := time.AfterFunc(most, func() { _ = cmd.Process.Kill() })
 	_ = cmd.Wait()
 	if !late.Stop() {
 		t.Fatalf("%v did not end", cmd.Args)

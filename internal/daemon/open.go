@@ -71,6 +71,8 @@ type Instance struct {
 	// was asked for.
 	storage  *blockdev.Sync
 	readOnly bool
+	// protection is multiple mount protection until the mount keeps it, nil without.
+	protection *recovery.Protection
 	// closers undo what was opened, the last first.
 	closers []func()
 }
@@ -147,6 +149,7 @@ func (i *Instance) openFS() error {
 			i.fs, err = vfs.New(c)
 		}
 		if err == nil {
+			i.protection = nil // the mount's now
 			return nil
 		}
 		if errors.Is(err, unix.EINVAL) { // cache_size=
@@ -158,7 +161,10 @@ func (i *Instance) openFS() error {
 	if !o.ReadOnly {
 		i.tell("mounted read-only: " + why)
 	}
-	var err error
+	err := i.unprotect()
+	if err != nil {
+		return i.about(err)
+	}
 	c.Write = nil
 	i.fs, err = vfs.New(c)
 	if errors.Is(err, unix.EINVAL) {
@@ -263,7 +269,14 @@ func (i *Instance) openVolume() (err error) {
 		}
 	}
 	how.ReadOnly = i.dev.ReadOnly() && dirty
+	stop, err := i.protect(dirty)
+	if err != nil {
+		return err
+	}
 	report, err := recovery.Recover(i.storage, i.vol, how)
+	if e := stop(); err == nil {
+		err = e
+	}
 	if err != nil {
 		return err
 	}

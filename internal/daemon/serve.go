@@ -74,6 +74,7 @@ func (i *Instance) Mount() (*Mount, error) {
 	o, c := i.config.Options, &i.config
 	point, err := MountPoint(*c, i.readOnly, os.Getuid(), os.Getgid())
 	if err != nil {
+		_ = i.finish()
 		return nil, err
 	}
 	m := &Mount{Instance: i, Point: point}
@@ -84,6 +85,7 @@ func (i *Instance) Mount() (*Mount, error) {
 		ColdOpens: o.StrictAtime})
 	if err != nil {
 		_ = point.Unmount(0)
+		_ = i.finish()
 		_ = unix.Close(point.FD())
 		return nil, fail(ExitSystem, err)
 	}

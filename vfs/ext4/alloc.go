@@ -359,18 +359,19 @@ func (v *Volume) countClusters(ed Editor, g Group, d, bitmap []byte, n int32) er
 	return nil
 }
 
-// PublishBlocks marks reserved blocks, whole clusters of one group, as allocated.
-func (v *Volume) PublishBlocks(ed Editor, b Block, n uint32) error {
-	g, first := v.groupOf(b), v.clusterOf(b)
-	n = (n + 1<<v.ClusterBits - 1) >> v.ClusterBits
-	ed.Space().unbusy(BusyReserved, g, first, n)
-	return v.markUsed(ed, g, first, n)
+// PublishBlocks marks the reserved clusters in which n blocks from b on lie, all of one group, as
+// allocated, and counts them in i_blocks; the caller writes the inode.
+func (v *Volume) PublishBlocks(ed Editor, in *Inode, b Block, n uint32) error {
+	g, first, count, _ := v.groupPart(b, b+Block(n))
+	ed.Space().unbusy(BusyReserved, g, first, count)
+	in.Sectors += uint64(count) * v.clusterSectors()
+	return v.markUsed(ed, g, first, count)
 }
 
-// UnreserveBlocks gives reserved blocks back.
+// UnreserveBlocks gives the reserved clusters back in which n blocks from b on lie.
 func (v *Volume) UnreserveBlocks(s *Space, b Block, n uint32) {
-	n = (n + 1<<v.ClusterBits - 1) >> v.ClusterBits
-	s.unbusy(BusyReserved, v.groupOf(b), v.clusterOf(b), n)
+	g, first, count, _ := v.groupPart(b, b+Block(n))
+	s.unbusy(BusyReserved, g, first, count)
 }
 
 // FreeBlocks frees whole clusters: the n blocks from b on and the rest of their clusters. They are

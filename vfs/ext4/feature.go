@@ -78,9 +78,10 @@ const (
 	// roCompatWritable are the read-only compatible features that a writer understands.
 	roCompatWritable = ROCompatSparseSuper | ROCompatLargeFile | ROCompatBtreeDir |
 		ROCompatHugeFile | ROCompatGdtCsum | ROCompatDirNlink | ROCompatExtraIsize |
-		ROCompatMetadataCsum | ROCompatProject | ROCompatVerity | ROCompatOrphanPresent
+		ROCompatBigalloc | ROCompatMetadataCsum | ROCompatProject | ROCompatVerity |
+		ROCompatOrphanPresent
 	// incompatReadOnly are incompatible features that can be read, but not yet written.
-	incompatReadOnly = IncompatMMP | IncompatEAInode | IncompatInlineData
+	incompatReadOnly = IncompatEAInode | IncompatInlineData
 )
 
 // FeatureError says that a filesystem has incompatible features which are not known here.

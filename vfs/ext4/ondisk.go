@@ -58,6 +58,8 @@ const (
 	sMinExtraISize     = 0x15c
 	sWantExtraISize    = 0x15e
 	sFlags             = 0x160
+	sMMPUpdateInterval = 0x166
+	sMMPBlock          = 0x168
 	sFreeBlocksHi      = 0x158
 	sChecksumType      = 0x175
 	sKbytesWritten     = 0x178
@@ -89,6 +91,19 @@ const (
 	revDynamic     = 1
 	// jnlBackupBlocks: s_jnl_blocks holds the journal inode's i_block and size.
 	jnlBackupBlocks = 1
+)
+
+// The block of multiple mount protection ("Multiple Mount Protection").
+const (
+	mmpMagic         = 0x00
+	mmpSeq           = 0x04
+	mmpTime          = 0x08
+	mmpNodename      = 0x10
+	mmpBdevname      = 0x50
+	mmpCheckInterval = 0x70
+	mmpChecksum      = 0x3fc
+
+	mmpMagicNumber = 0x004d4d50
 )
 
 // A group descriptor ("Block Group Descriptors"); what lies behind 32 bytes is there with 64bit.
