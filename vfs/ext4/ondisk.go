@@ -74,6 +74,39 @@ const (
 	jnlBackupBlocks = 1
 )
 
+// Fields of the superblock that only a writer needs.
+const (
+	sMtime         = 0x2c
+	sWtime         = 0x30
+	sMntCount      = 0x34
+	sMaxMntCount   = 0x36
+	sLastMounted   = 0x88 // path of the last mount
+	sFreeBlocksHi  = 0x158
+	sKbytesWritten = 0x178
+
+	sFirstErrorTime    = 0x198
+	sFirstErrorIno     = 0x19c
+	sFirstErrorBlock   = 0x1a0
+	sFirstErrorFunc    = 0x1a8
+	sFirstErrorLine    = 0x1c8
+	sLastErrorTime     = 0x1cc
+	sLastErrorIno      = 0x1d0
+	sLastErrorLine     = 0x1d4
+	sLastErrorBlock    = 0x1d8
+	sLastErrorFunc     = 0x1e0
+	sWtimeHi           = 0x274
+	sMtimeHi           = 0x275
+	sFirstErrorTimeHi  = 0x278
+	sLastErrorTimeHi   = 0x279
+	sFirstErrorErrcode = 0x27a
+	sLastErrorErrcode  = 0x27b
+
+	superPathSize = 64 // of s_last_mounted
+	superFuncSize = 32 // of s_first_error_func
+	// maxMntCount is what stands for "the default" in s_max_mnt_count.
+	maxMntCount = 20
+)
+
 // A group descriptor ("Block Group Descriptors"); what lies behind 32 bytes is there with 64bit.
 const (
 	bgBlockBitmapLo = 0x00
@@ -169,6 +202,8 @@ const (
 // A block of the orphan file ("Orphan file"): inode numbers, then magic and checksum.
 const (
 	orphanTailSize  = 8
+	obMagic         = 0x0 // of the tail: __le32 ob_magic
+	obChecksum      = 0x4 // __le32, crc32c of the file's inode seed, block number and entries
 	orphanTailMagic = 0x0b10ca04
 )
 

@@ -4,7 +4,8 @@ package ext4
 // fixed for the life of a mount. It holds no blocks; those come from a Source.
 type Volume struct {
 	// Super is a private copy of the superblock as read.
-	Super [SuperSize]byte
+	Super   [SuperSize]byte
+	superAt int64 // the byte where it stands
 
 	BlockSize uint32 // bytes
 	BlockBits uint8  // log2 of BlockSize
