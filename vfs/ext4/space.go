@@ -26,6 +26,7 @@ type Space struct {
 	// freed is the set that takes what is freed now.
 	freed BusySet
 	undo  []spaceUndo
+	attrs xattrSpace
 	// ranges are what was freed for good since the last Release, for discard.
 	lastOrlov Group
 }
@@ -88,7 +89,7 @@ const undoMax = 1024
 func NewSpace(v *Volume) *Space {
 	s := &Space{v: v, groups: make([]groupSpace, v.GroupsCount),
 		undo: make([]spaceUndo, 0, undoMax), freed: busyFreed0,
-		keep: int64(v.reservedBlocks() >> v.ClusterBits)}
+		keep: int64(v.reservedBlocks() >> v.ClusterBits), attrs: newXattrSpace(v)}
 	copy(s.groups, v.groups)
 	for i := range s.groups {
 		g := &s.groups[i]
@@ -109,7 +110,10 @@ func (v *Volume) reservedBlocks() uint64 {
 }
 
 // Begin starts an attempt.
-func (s *Space) Begin() { s.undo = s.undo[:0] }
+func (s *Space) Begin() {
+	s.undo = s.undo[:0]
+	s.attrs.begin()
+}
 
 // Rollback undoes all changes since Begin.
 func (s *Space) Rollback() {
@@ -128,6 +132,7 @@ func (s *Space) Rollback() {
 		s.groups[u.group].longest = s.groups[u.group].freeClusters
 	}
 	s.undo = s.undo[:0]
+	s.attrs.rollback()
 }
 
 func (s *Space) addClusters(g Group, n int32) {

@@ -1,0 +1,80 @@
+package ext4
+
+// xattrSpace is what is kept in memory for changing attributes; it is part of Space.
+//
+// Invariants: a block in shared holds attributes, with that hash; what gives up such a block, or
+// changes it, takes it out. It is there to be found by other inodes with the same attributes. What
+// an attempt adds waits in fresh for it to succeed.
+type xattrSpace struct {
+	block  []byte // an attribute block in the making
+	acl    []byte // an ACL in the making
+	shared [xattrSharedMax]sharedBlock
+	fresh  [4]sharedBlock
+	nfresh int
+}
+
+// xattrSharedMax is the number of attribute blocks that are remembered: 8 KiB. As a rule there are
+// few different ones: the ACLs that directories hand down.
+const xattrSharedMax = 512
+
+type sharedBlock struct {
+	block Block
+	hash  uint32
+}
+
+func newXattrSpace(v *Volume) xattrSpace {
+	return xattrSpace{block: make([]byte, v.BlockSize), acl: make([]byte, v.BlockSize)}
+}
+
+// begin keeps what the attempt before has added.
+func (s *xattrSpace) begin() {
+	for _, x := range s.fresh[:s.nfresh] {
+		s.shared[x.hash%xattrSharedMax] = x
+	}
+	s.nfresh = 0
+}
+
+// rollback drops what the attempt has added. What it took out stays out: it is a hint, no more.
+func (s *xattrSpace) rollback() { s.nfresh = 0 }
+
+// remember notes a block; with hash 0 it cannot be shared.
+func (s *xattrSpace) remember(hash uint32, b Block) {
+	if hash != 0 && s.nfresh < len(s.fresh) {
+		s.fresh[s.nfresh] = sharedBlock{b, hash}
+		s.nfresh++
+	}
+}
+
+// forget takes a block out that has, or had, that hash.
+func (s *xattrSpace) forget(hash uint32, b Block) {
+	if x := &s.shared[hash%xattrSharedMax]; x.block == b {
+		*x = sharedBlock{}
+	}
+	for i := range s.fresh[:s.nfresh] {
+		if s.fresh[i].block == b {
+			s.nfresh--
+			s.fresh[i] = s.fresh[s.nfresh]
+			return
+		}
+	}
+}
+
+// shareBlock looks for a block with the attributes of a, other than old, and counts one more use
+// of it; 0 if there is none.
+func (v *Volume) shareBlock(ed Editor, old, a *xattrArea) (Block, error) {
+	hash := le32(a.data, xhHash)
+	x := ed.Space().attrs.shared[hash%xattrSharedMax]
+	if hash == 0 || x.hash != hash || x.block == 0 || x.block == old.where {
+		return 0, nil
+	}
+	in := Inode{Ino: a.ino, FileACL: x.block}
+	b, err := v.xattrBlock(ed, &in)
+	if err != nil {
+		return 0, err
+	}
+	refs := le32(b.data, xhRefcount)
+	if refs >= xattrRefsMax || !a.same(&b) {
+		return 0, nil
+	}
+	return x.block, v.countRefs(ed, x.block, refs+1)
+}
