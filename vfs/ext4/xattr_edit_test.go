@@ -217,7 +217,8 @@ func compareKernel(t *testing.T, h *editTest, files []Ino, steps []xattrStep, er
 			}
 			var st unix.Stat_t
 			if err := unix.Lstat(file, &st); err != nil || st.Blocks != want {
-				t.Errorf("file %d: the kernel counts %d sectors, want %d, %v", i, st.Blocks, want, err)
+				t.Errorf("file %d: the kernel counts %d sectors, want %d, %v", i, st.Blocks, want,
+					err)
 			}
 		}
 	}
@@ -247,7 +248,8 @@ func kernelXattrs(t *testing.T, file string, model map[string]string) {
 	for name, want := range model {
 		n, err := unix.Lgetxattr(file, name, value)
 		if err != nil || string(value[:n]) != want {
-			t.Errorf("%s, %q: the kernel reads %d bytes, %v; want %d", file, name, n, err, len(want))
+			t.Errorf("%s, %q: the kernel reads %d bytes, %v; want %d", file, name, n, err,
+				len(want))
 		}
 	}
 }
