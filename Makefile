@@ -8,11 +8,15 @@ FUZZTIME ?= 30s
 # What "make bench" passes on, for example BENCHFLAGS="-rounds 5".
 BENCHFLAGS ?=
 
+# What "make sim" and "make crash" run.
+SEED  ?= 1
+SEEDS ?= 200
+
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 
 .DEFAULT_GOAL := build
-.PHONY: help deps build test race lint fuzz bench demo images verify-images install clean
+.PHONY: help deps build test race lint fuzz crash sim bench demo images verify-images install clean
 
 help: ## lists the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -36,6 +40,14 @@ lint: ## gofmt, go vet (the tests of internal/tidy check the rest)
 
 fuzz: ## runs every fuzzer for FUZZTIME (default 30s)
 	GO=$(GO) FUZZTIME=$(FUZZTIME) sh scripts/fuzz.sh
+
+sim: deps ## runs the simulation with power cuts for one seed: make sim SEED=7
+	$(GO) test ./vfs -run TestSim -timeout 60m -sim.seed $(SEED)
+
+crash: deps ## power cuts after all pairs of operations and in SEEDS simulations; kill -9
+	$(GO) test ./vfs -run TestExhaustive -timeout 120m -exhaustive.every 1
+	$(GO) test ./vfs -run TestSim -timeout 120m -sim.seeds $(SEEDS)
+	$(GO) test ./cmd/asyncfsd -run TestKill -timeout 60m -kill.rounds 50
 
 bench: deps build ## compares with kernel ext4, fuse2fs and the raw device; writes docs/bench
 	$(GO) run ./bench -asyncfsd ./asyncfsd $(BENCHFLAGS)

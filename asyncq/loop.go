@@ -26,6 +26,14 @@ type Intaker interface {
 	Intake() (more bool)
 }
 
+// ReadyIntaker is an Intaker that may have stopped for want of a slot or a buffer. The loop asks
+// it before it sleeps: what the running slots have just given back brings no completion.
+type ReadyIntaker interface {
+	Intaker
+	// CanIntake says that there is work, and what it takes to begin it.
+	CanIntake() bool
+}
+
 // Config describes a loop.
 type Config struct {
 	// Engine carries I/O. The loop closes it.
@@ -48,6 +56,7 @@ type Loop struct {
 	providers []Provider
 	names     []string
 	intakers  []Intaker
+	readiers  []ReadyIntaker // those of intakers that are
 	timer     *Timer
 	comps     [completionsMax]Completion
 
@@ -132,7 +141,12 @@ func (l *Loop) Register(name string, p Provider) ProviderID {
 }
 
 // AddIntake adds a source of new operations.
-func (l *Loop) AddIntake(i Intaker) { l.intakers = append(l.intakers, i) }
+func (l *Loop) AddIntake(i Intaker) {
+	l.intakers = append(l.intakers, i)
+	if r, ok := i.(ReadyIntaker); ok {
+		l.readiers = append(l.readiers, r)
+	}
+}
 
 // Run turns the loop until Stop, on the calling goroutine, which stays bound to its thread.
 // Public operations that are still pending afterwards go on when somebody waits for them.
@@ -172,7 +186,7 @@ func (l *Loop) Step(block bool) error {
 	more := l.takeIn()
 	l.runQueued()
 	timeout := time.Duration(0)
-	if block && !more && l.Table.runCount == 0 && !l.called.Load() && !l.stop.Load() {
+	if block && !more && l.idle() {
 		timeout = l.timer.timeout()
 	}
 	n, err := l.engine.Wait(timeout, l.comps[:])
@@ -189,6 +203,20 @@ func (l *Loop) Step(block bool) error {
 		l.Table.verify()
 	}
 	return nil
+}
+
+// idle says that nothing can be done before something comes from outside.
+func (l *Loop) idle() bool {
+	// NB: Stop ends Run. Who turns the loop afterwards waits all the same.
+	if l.Table.runCount > 0 || l.called.Load() || l.stop.Load() && l.running.Load() {
+		return false
+	}
+	for _, r := range l.readiers {
+		if r.CanIntake() {
+			return false
+		}
+	}
+	return true
 }
 
 func (l *Loop) takeIn() (more bool) {

@@ -52,6 +52,7 @@ type Table struct {
 	free      Slot // head of the free list of transport slots
 	freeCount int
 	public    Slot // head of the free list of public slots, guarded by Loop.mu
+	reserved  int  // how many free slots are left to those that may use the reserved ones
 
 	running  Slot   // the slot whose Resume is on the stack and has not ended its attempt
 	run      []Slot // ring of queued slots
@@ -65,6 +66,7 @@ func newTable(slots int, rng *rand.Rand) *Table {
 	t := &Table{
 		descs: make([]Desc, total), nodes: make([]node, total*WantsMax),
 		run: make([]Slot, total), free: NoSlot, public: NoSlot, running: NoSlot, rng: rng,
+		reserved: SlotsReserved,
 	}
 	for i := total - 1; i >= 0; i-- {
 		d := &t.descs[i]
@@ -106,7 +108,7 @@ func (t *Table) Lookup(tok Token) (s Slot, ok bool) {
 // Claim takes a free slot for owner, or returns NoSlot when only the reserved ones are left:
 // the caller stops its intake until slots are free again. With reserved set it may use those.
 func (t *Table) Claim(owner ProviderID, reserved bool) Slot {
-	if t.freeCount <= SlotsReserved && !reserved || t.free == NoSlot {
+	if t.freeCount <= t.reserved && !reserved || t.free == NoSlot {
 		return NoSlot
 	}
 	s := t.free
@@ -116,8 +118,14 @@ func (t *Table) Claim(owner ProviderID, reserved bool) Slot {
 	return s
 }
 
+// Keep takes one of the reserved slots for background machinery that never gives it back.
+func (t *Table) Keep(owner ProviderID) Slot {
+	t.reserved--
+	return t.Claim(owner, true)
+}
+
 // Available returns how many transport slots can be claimed.
-func (t *Table) Available() int { return max(0, t.freeCount-SlotsReserved) }
+func (t *Table) Available() int { return max(0, t.freeCount-t.reserved) }
 
 // InFlight returns how many transport slots are claimed.
 func (t *Table) InFlight() int { return len(t.descs) - SlotsPublic - t.freeCount }

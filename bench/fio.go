@@ -15,6 +15,7 @@ type fioReport struct {
 		Name  string       `json:"jobname"`
 		Error int          `json:"error"`
 		Read  fioDirection `json:"read"`
+		Write fioDirection `json:"write"`
 	} `json:"jobs"`
 }
 
@@ -46,14 +47,18 @@ func fioBufferedOnce(ctx context.Context, b *bench, t target) (float64, error) {
 	return read.Bandwidth / mib, err
 }
 
-// fio runs one fio job on the target's data and returns its reads. It never writes.
+// fio runs one fio job on the target's data and returns its reads, or its writes if it has none.
+// It never writes where that is not what is measured.
 func (b *bench) fio(ctx context.Context, t target, args ...string) (fioDirection, error) {
 	const grace = 60 * time.Second
 	ctx, cancel := context.WithTimeoutCause(ctx, b.cfg.slice+grace,
 		fmt.Errorf("fio took %v longer than its time", grace))
 	defer cancel()
-	common := []string{"--name=bench", "--readonly", "--filename=" + t.data,
-		fmt.Sprintf("--size=%d", b.cfg.size), "--group_reporting", "--output-format=json"}
+	common := []string{"--name=bench", "--filename=" + t.data, "--group_reporting",
+		"--output-format=json"}
+	if !b.writing {
+		common = append(common, "--readonly", fmt.Sprintf("--size=%d", b.cfg.size))
+	}
 	out, err := command(ctx, "fio", append(common, args...)...)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -82,8 +87,11 @@ func parseFio(out []byte) (fioDirection, error) {
 	if job.Error != 0 {
 		return fioDirection{}, fmt.Errorf("fio's job %s failed with error %d", job.Name, job.Error)
 	}
-	if job.Read.IOs == 0 {
-		return fioDirection{}, errors.New("fio read nothing")
+	switch {
+	case job.Read.IOs > 0:
+		return job.Read, nil
+	case job.Write.IOs > 0:
+		return job.Write, nil
 	}
-	return job.Read, nil
+	return fioDirection{}, errors.New("fio neither read nor wrote")
 }

@@ -37,7 +37,7 @@ func TestParseFioRefuses(t *testing.T) {
       "jobname"`):strings.LastIndex(report, "  ]")]
 	for _, c := range []struct{ name, old, new, want string }{
 		{"failed job", `"error" : 0`, `"error" : 5`, "failed with error 5"},
-		{"no reads", `"total_ios" : 257100`, `"total_ios" : 0`, "read nothing"},
+		{"no reads", `"total_ios" : 257100`, `"total_ios" : 0`, "neither read nor wrote"},
 		{"cut off", "  ]\n}", "", "fio's report"},
 		{"no JSON", report, "fio: bad option\n", "no report: fio: bad option"},
 		{"no jobs", job, "", "0 jobs"},

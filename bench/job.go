@@ -15,6 +15,7 @@ const (
 	groupRandom = "random"
 	groupStream = "stream"
 	groupMeta   = "metadata"
+	groupWrite  = "write"
 )
 
 // Units of a job's figure. With seconds, less is better.
@@ -34,7 +35,9 @@ type job struct {
 	raw   bool // runs on the raw device, too
 	// cold jobs read all they read but once, so that what the first touch of memory costs counts.
 	cold bool
-	run  func(ctx context.Context, b *bench, t target) (float64, error)
+	// writes: the filesystem is mounted for writing.
+	writes bool
+	run    func(ctx context.Context, b *bench, t target) (float64, error)
 }
 
 // jobs are what is measured, a row each. fio's asynchronous jobs use libaio: it is allowed

@@ -4,7 +4,9 @@
 // else the machine does hits all of them alike. It writes results.json, results.md and plots.
 //
 // What makes the comparison fair:
-//   - one image, one loop device, attached once, mounted read-only by each system in turn;
+//   - one image, one loop device, attached once, mounted by each system in turn, read-only
+//     unless the job
+//     writes;
 //   - every job starts cold: fresh mount, the kernel's caches dropped, nothing read before;
 //   - systems alternate within each job, their order rotates, medians are compared;
 //   - before anything is timed each system's answers are compared with the kernel's: a digest of
@@ -78,10 +80,10 @@ func parseFlags(args []string) (config, error) {
 	f.DurationVar(&cfg.slice, "time", 3*time.Second, "length of each time-based job")
 	f.StringVar(&size, "size", "1G", "size of the data file")
 	f.IntVar(&cfg.files, "files", 10000, "files in either tree")
-	f.StringVar(&jobNames, "jobs", "", "jobs, by comma, all if empty: "+nameList(jobs))
+	f.StringVar(&jobNames, "jobs", "", "jobs, by comma, all if empty: "+nameList(allJobs()))
 	f.StringVar(&systemNames, "systems", "", "systems, all if empty: "+nameList(systems))
 	f.StringVar(&cfg.asyncfsd, "asyncfsd", "", "the `binary`; built if it is not there")
-	f.StringVar(&cfg.options, "options", "ro,allow_other", "mount options of asyncfsd")
+	f.StringVar(&cfg.options, "options", "allow_other", "mount options of asyncfsd")
 	f.StringVar(&cfg.out, "out", "docs/bench", "`directory` of the results")
 	f.StringVar(&cfg.dir, "dir", "/dev/shm", "`directory` of the image file")
 	f.StringVar(&cfg.source, "source", "", "source tree to copy (default: that of Go's library)")
@@ -98,7 +100,7 @@ func parseFlags(args []string) (config, error) {
 	}
 	var errs [3]error
 	cfg.size, errs[0] = parseSize(size)
-	cfg.jobs, errs[1] = choose(jobs, jobNames, "job")
+	cfg.jobs, errs[1] = choose(allJobs(), jobNames, "job")
 	cfg.systems, errs[2] = choose(systems, systemNames, "system")
 	return cfg, errors.Join(append(errs[:], cfg.check())...)
 }

@@ -22,6 +22,7 @@ import (
 var plotTitles = map[string]string{
 	groupRandom: "Random reads, IOPS (more is better)",
 	groupStream: "Sequential reads, MiB/s (more is better)",
+	groupWrite:  "Writes, IOPS and MiB/s (more is better)",
 	groupMeta:   "Metadata and small files, ms (less is better)",
 }
 

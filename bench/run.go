@@ -20,6 +20,8 @@ type bench struct {
 	device     string // the loop device
 	loopDirect bool   // whether it got the direct I/O it was asked for
 
+	writing bool // the job that runs writes
+
 	waited time.Duration // for the machine to be quiet
 
 	census      census // of statTree
@@ -66,7 +68,7 @@ func (b *bench) prepare(ctx context.Context) error {
 	if err := addSbinToPath(); err != nil {
 		return err
 	}
-	needs := []string{"fio", "find", "cat", "losetup", "mke2fs"}
+	needs := []string{"fio", "find", "cat", "tar", "sync", "losetup", "mke2fs"}
 	for _, s := range b.cfg.systems {
 		needs = append(needs, s.needs...)
 	}
@@ -247,6 +249,7 @@ const coldPasses = 4
 // measure adds one system's figure of a job in a round.
 func (b *bench) measure(ctx context.Context, res *results, round int, j job, s system) error {
 	res.noteBusy(b.awaitQuiet(ctx))
+	b.writing = j.writes
 	passes := 1
 	if j.cold {
 		passes = coldPasses

@@ -17,7 +17,8 @@ type system struct {
 	title string
 	color string // in the plots, #rrggbb
 	needs []string
-	// mount makes the device appear at the mountpoint, read-only. It is nil for the raw device.
+	// mount makes the device appear at the mountpoint, read-only but for jobs that write. It is nil
+	// for the raw device.
 	mount func(ctx context.Context, b *bench) (*daemon, error)
 }
 
@@ -42,17 +43,29 @@ type target struct {
 }
 
 func mountKernel(_ context.Context, b *bench) (*daemon, error) {
-	err := unix.Mount(b.device, b.mountpoint, "ext4", unix.MS_RDONLY|unix.MS_NOATIME, "")
-	return nil, err
+	flags := uintptr(unix.MS_NOATIME)
+	if !b.writing {
+		flags |= unix.MS_RDONLY
+	}
+	return nil, unix.Mount(b.device, b.mountpoint, "ext4", flags, "")
+}
+
+// access is the mount option for what the job does.
+func (b *bench) access() string {
+	if b.writing {
+		return "rw"
+	}
+	return "ro"
 }
 
 func mountFuse2fs(ctx context.Context, b *bench) (*daemon, error) {
-	return startDaemon(ctx, b.mountpoint, "fuse2fs", "-f", "-o", "ro,allow_other",
+	return startDaemon(ctx, b.mountpoint, "fuse2fs", "-f", "-o", b.access()+",allow_other",
 		b.device, b.mountpoint)
 }
 
 func mountAsyncfsd(ctx context.Context, b *bench) (*daemon, error) {
-	return startDaemon(ctx, b.mountpoint, b.cfg.asyncfsd, "-f", "-o", b.cfg.options,
+	return startDaemon(ctx, b.mountpoint, b.cfg.asyncfsd, "-f", "-o",
+		b.access()+","+b.cfg.options,
 		b.device, b.mountpoint)
 }
 

@@ -21,8 +21,9 @@ func markdown(res *results) string {
 	var w strings.Builder
 	w.WriteString("# asyncfsd measured\n\n" +
 		"Written by `make bench`. The same jobs on the same ext4 image on the same loop device,\n" +
-		"mounted read-only by each system in turn. Every figure starts on a fresh mount and\n" +
-		"dropped caches; the systems alternate within each job and their order rotates.\n\n")
+		"mounted by each system in turn, read-only but for the jobs that write. Every figure\n" +
+		"starts on a fresh mount and dropped caches; the systems alternate within each job and\n" +
+		"their order rotates.\n\n")
 	for _, warning := range res.Warnings {
 		fmt.Fprintf(&w, "**Warning: %s.**\n\n", warning)
 	}

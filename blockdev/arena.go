@@ -100,6 +100,9 @@ func (a *Arena) Get(n int) BufID {
 	return BufID(i+1)<<24 | BufID(j)
 }
 
+// Free returns how many buffers for n bytes are free.
+func (a *Arena) Free(n int) int { return len(a.classes[a.class(n)].free) }
+
 // Waiting is the list of slots that wait for a buffer of n bytes.
 func (a *Arena) Waiting(n int) *asyncq.WaitList { return &a.classes[a.class(n)].waiting }
 

@@ -33,6 +33,7 @@ func (t *Transport) dispatch(req []byte) {
 		t.log.Error("malformed request", "bytes", len(req))
 		return
 	}
+	t.counted()
 	if h.Opcode < uint32(len(t.Requests)) {
 		t.Requests[h.Opcode]++
 	}
@@ -40,7 +41,7 @@ func (t *Transport) dispatch(req []byte) {
 		t.fail(h.Unique, unix.EIO)
 		return
 	}
-	if h.NodeId>>32 != 0 {
+	if h.NodeId>>32 != 0 && h.Opcode != opForget {
 		t.fail(h.Unique, unix.ESTALE)
 		return
 	}
@@ -56,9 +57,18 @@ func (t *Transport) dispatch(req []byte) {
 	op.Cred = vfs.Cred{UID: h.Uid, GID: h.Gid, PID: h.Pid}
 	r := t.reqs.At(s)
 	*r = request{opcode: h.Opcode}
-	if errno := decode(op, r, req); errno != 0 {
+	errno := unix.Errno(0)
+	if changes(h.Opcode) {
+		var data []byte
+		if data, errno = t.decodeWrite(op, r, req); data != nil && errno == 0 {
+			t.keep(op, data) // NB: from here on req may be somebody else's
+		}
+	} else {
+		errno = decode(op, r, req)
+	}
+	if errno != 0 {
 		t.fs.Abandon(s)
-		t.fail(h.Unique, errno)
+		t.fail(op.Tag, errno)
 		return
 	}
 	t.fs.Submit(s)
@@ -81,15 +91,12 @@ func (t *Transport) immediate(h *fuse.InHeader, req []byte) bool {
 	case opDestroy:
 		t.fail(h.Unique, 0)
 	case opForget, opBatchForget:
-		// Inode numbers are the node ids and nothing is deleted: there is nothing to count.
+		t.forget(h, req)
 	case opInterrupt:
 		// Every operation ends by itself in the time of a few disk reads; an EINTR from the read
 		// of a regular file would surprise more than the wait.
 	case opOpen, opOpendir:
-		if t.config.Opens {
-			return false
-		}
-		t.fail(h.Unique, unix.ENOSYS) // the kernel never asks again
+		return t.openImmediate(h, req)
 	case opRelease, opReleasedir:
 		t.fail(h.Unique, 0)
 	case opFlush:
@@ -101,10 +108,14 @@ func (t *Transport) immediate(h *fuse.InHeader, req []byte) bool {
 			t.fail(h.Unique, unix.ENOSYS)
 			return true
 		}
-		return t.refused(h)
+		return t.config.ReadOnly && t.refused(h)
 	}
 	return true
 }
+
+// changes says whether an opcode is one of those that change the filesystem, or make changes
+// durable.
+func changes(opcode uint32) bool { return (opsWriteMask|opsSyncMask)>>opcode&1 != 0 }
 
 // refused answers what a read-only mount never does.
 func (t *Transport) refused(h *fuse.InHeader) bool {
@@ -126,9 +137,17 @@ func decode(op *vfs.Op, r *request, req []byte) unix.Errno {
 	case opLookup:
 		op.Code = vfs.OpLookup
 		return setName(op, rest[fuse.InHeader](req))
-	case opGetattr, opStatx, opOpen, opOpendir, opIoctl:
+	case opGetattr, opStatx, opOpendir:
 		op.Code = vfs.OpGetattr
-		return decodeAttr(r, req)
+	case opOpen:
+		op.Code = vfs.OpGetattr
+		a := in[fuse.OpenIn](req)
+		if a == nil {
+			return unix.EINVAL
+		}
+		r.flags = a.Flags
+	case opIoctl:
+		return decodeIoctl(op, r, req)
 	case opReadlink:
 		op.Code = vfs.OpReadlink
 	case opRead, opReaddir, opReaddirplus:
@@ -173,17 +192,6 @@ type getxattrIn struct {
 	fuse.InHeader
 	Size uint32
 	_    uint32
-}
-
-func decodeAttr(r *request, req []byte) unix.Errno {
-	if r.opcode == opIoctl {
-		a := in[fuse.IoctlIn](req)
-		if a == nil {
-			return unix.EINVAL
-		}
-		r.cmd, r.size = a.Cmd, a.OutSize
-	}
-	return 0
 }
 
 func decodeRead(op *vfs.Op, opcode uint32, req []byte) unix.Errno {

@@ -1,6 +1,7 @@
 package fusefs
 
 import (
+	"bytes"
 	"encoding/binary"
 	"unsafe"
 
@@ -22,9 +23,11 @@ const (
 	fsIocGetLabel   = 0x81009431 // FS_IOC_GETFSLABEL
 	fsIocGetUUID    = 0x80111500 // FS_IOC_GETFSUUID
 	fsIocSetFlags   = 0x40086602
+	fsIocSetFlags32 = 0x40046602
 	fsIocSetXattr   = 0x401c5820
 	fsIocSetLabel   = 0x41009432
 	fitrim          = 0xc0185879
+	ext4Shutdown    = 0x8004587d // EXT4_IOC_SHUTDOWN, u32
 
 	// flagsUserVisible are the inode flags that FS_IOC_GETFLAGS shows (EXT4_FL_USER_VISIBLE).
 	flagsUserVisible = 0x725bdfff
@@ -50,7 +53,10 @@ func (t *Transport) ioctlImmediate(h *fuse.InHeader, req []byte) bool {
 		n = 17
 		out.data[0] = 16
 		copy(out.data[1:], v.UUID[:])
-	case fsIocSetFlags, fsIocSetXattr, fsIocSetLabel, fitrim:
+	case fsIocSetFlags, fsIocSetFlags32, fsIocSetXattr, fsIocSetLabel, fitrim, ext4Shutdown:
+		if !t.config.ReadOnly {
+			return false
+		}
 		t.fail(h.Unique, unix.EROFS)
 		return true
 	default:
@@ -77,6 +83,9 @@ func (t *Transport) sendIoctl(unique uint64, n int, room uint32) {
 
 // replyIoctl answers an ioctl about an inode.
 func (t *Transport) replyIoctl(r *request, op *vfs.Op) {
+	if op.Code == vfs.OpSetflags || op.Code == vfs.OpSetproject {
+		t.attrsChanged(op.Node) // the kernel does not know that an ioctl sets a time
+	}
 	out := body[ioctlBody](t)
 	n := 4
 	switch r.cmd {
@@ -88,6 +97,13 @@ func (t *Transport) replyIoctl(r *request, op *vfs.Op) {
 		n = 28
 		binary.LittleEndian.PutUint32(out.data[:], xflags(op.Attr.Flags))
 		binary.LittleEndian.PutUint32(out.data[12:], op.Attr.ProjID)
+	case fitrim: // struct fstrim_range: start, len (now what was discarded), minlen
+		n = 24
+		binary.LittleEndian.PutUint64(out.data[:], op.Off)
+		binary.LittleEndian.PutUint64(out.data[8:], op.Value)
+		binary.LittleEndian.PutUint64(out.data[16:], op.Off2)
+	default: // those that only take
+		n = 0
 	}
 	// NB: the command says that a long is copied out, and the kernel gives the caller's
 	// room as OutSize; ext4 itself writes only an int there.
@@ -105,17 +121,101 @@ const (
 	xflagDax         = 0x8000
 )
 
+// xflagsOf pairs inode flags with their FS_XFLAG_*.
+var xflagsOf = [...][2]uint32{
+	{ext4.FlagSync, xflagSync}, {ext4.FlagImmutable, xflagImmutable},
+	{ext4.FlagAppend, xflagAppend}, {ext4.FlagNodump, xflagNodump},
+	{ext4.FlagNoatime, xflagNoatime},
+	{ext4.FlagProjinherit, xflagProjinherit}, {ext4.FlagDax, xflagDax},
+}
+
 // xflags maps inode flags to FS_XFLAG_*.
 func xflags(flags uint32) (x uint32) {
-	for _, m := range [...][2]uint32{
-		{ext4.FlagSync, xflagSync}, {ext4.FlagImmutable, xflagImmutable},
-		{ext4.FlagAppend, xflagAppend}, {ext4.FlagNodump, xflagNodump},
-		{ext4.FlagNoatime, xflagNoatime},
-		{ext4.FlagProjinherit, xflagProjinherit}, {ext4.FlagDax, xflagDax},
-	} {
+	for _, m := range xflagsOf {
 		if flags&m[0] != 0 {
 			x |= m[1]
 		}
 	}
 	return x
 }
+
+// fromXflags maps FS_XFLAG_* to inode flags; known is false if there are others.
+func fromXflags(x uint32) (flags uint32, known bool) {
+	for _, m := range xflagsOf {
+		if x&m[1] != 0 {
+			flags |= m[0]
+			x &^= m[1]
+		}
+	}
+	return flags, x == 0
+}
+
+// decodeIoctl fills in op from an ioctl that needs the filesystem. The kernel has checked who may
+// change the flags of an inode, but not who may do what is for root.
+func decodeIoctl(op *vfs.Op, r *request, req []byte) unix.Errno {
+	a := in[fuse.IoctlIn](req)
+	if a == nil {
+		return unix.EINVAL
+	}
+	r.cmd, r.size = a.Cmd, a.OutSize
+	arg := rest[fuse.IoctlIn](req)
+	size, root := 0, false
+	switch a.Cmd {
+	case fsIocSetFlags, fsIocSetFlags32: // NB: an int, whatever the command says
+		size = 4
+	case fsIocSetXattr:
+		size = 28
+	case fsIocSetLabel:
+		size, root = 256, true
+	case fitrim:
+		size, root = 24, true
+	case ext4Shutdown:
+		root = true
+	}
+	switch {
+	case root && op.Cred.UID != 0:
+		return unix.EPERM
+	case len(arg) < size:
+		return unix.EINVAL
+	}
+	return decodeIoctlArg(op, a.Cmd, arg)
+}
+
+func decodeIoctlArg(op *vfs.Op, cmd uint32, arg []byte) unix.Errno {
+	le := binary.LittleEndian
+	switch cmd {
+	case fsIocSetFlags, fsIocSetFlags32:
+		op.Code, op.Arg = vfs.OpSetflags, le.Uint32(arg)
+	case fsIocSetXattr:
+		flags, known := fromXflags(le.Uint32(arg))
+		if !known {
+			return unix.EOPNOTSUPP
+		}
+		op.Code, op.Arg, op.Valid = vfs.OpSetproject, flags, vfs.SetProject
+		op.Set = vfs.Attr{ProjID: le.Uint32(arg[12:])}
+	case fsIocSetLabel:
+		n := bytes.IndexByte(arg[:256], 0)
+		if n < 0 || n > labelMax {
+			return unix.EINVAL
+		}
+		op.Code = vfs.OpSetlabel
+		return op.SetName(arg[:n])
+	case fitrim:
+		op.Code, op.Off, op.Len, op.Off2 = vfs.OpTrim, le.Uint64(arg), le.Uint64(arg[8:]),
+			le.Uint64(arg[16:])
+	case ext4Shutdown:
+		// NB: the command says that the argument is an answer, so that the kernel does not pass
+		// on how to shut down. What was done so far is kept, which no way of it forbids.
+		op.Code, op.Arg = vfs.OpShutdown, goingLogFlush
+	default:
+		op.Code = vfs.OpGetattr
+	}
+	return 0
+}
+
+const (
+	// labelMax is how long a label may be: s_volume_name has 16 bytes.
+	labelMax = 16
+	// goingLogFlush is EXT4_GOING_FLAGS_LOGFLUSH: the journal is committed first.
+	goingLogFlush = 1
+)

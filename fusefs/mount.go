@@ -21,6 +21,9 @@ type MountOptions struct {
 	Mountpoint string
 
 	ReadOnly, NoDev, NoSuid, NoExec, NoAtime bool
+	// Sync and DirSync are the mount flags of that name: the kernel asks for an fsync after every
+	// write to a file with Sync. What changes directories it leaves to the daemon.
+	Sync, DirSync bool
 	// AllowOther lets other users in; DefaultPermissions has the kernel check modes and ACLs.
 	AllowOther, DefaultPermissions bool
 	// MaxRead limits the size of reads in bytes, 0 for no limit.
@@ -164,6 +167,8 @@ func (o *MountOptions) flags() (flags []mountFlag) {
 		{o.NoSuid, mountFlag{unix.MS_NOSUID, "nosuid"}},
 		{o.NoExec, mountFlag{unix.MS_NOEXEC, "noexec"}},
 		{o.NoAtime, mountFlag{unix.MS_NOATIME, "noatime"}},
+		{o.Sync, mountFlag{unix.MS_SYNCHRONOUS, "sync"}},
+		{o.DirSync, mountFlag{unix.MS_DIRSYNC, "dirsync"}},
 	} {
 		if f.on {
 			flags = append(flags, f.flag)

@@ -16,19 +16,56 @@ import (
 // Reply encodes the result of an operation and sends it.
 func (t *Transport) Reply(s asyncq.Slot, op *vfs.Op) {
 	r := t.reqs.At(s)
-	if op.Errno != 0 {
-		t.fail(op.Tag, op.Errno)
-		t.fs.Done(s)
+	switch {
+	case r.opcode == opForget:
+		t.evicted(s)
 		return
+	case op.Errno != 0:
+		t.fail(op.Tag, op.Errno)
+		if r.opcode == opReaddirplus {
+			t.untold(op)
+		}
+	case changes(r.opcode):
+		t.replyWrite(r, op)
+	default:
+		t.replyRead(r, op)
 	}
+	t.fs.Done(s)
+}
+
+// replyWrite answers an operation that has changed the filesystem.
+func (t *Transport) replyWrite(r *request, op *vfs.Op) {
+	switch r.opcode {
+	case opSetattr:
+		t.replyAttr(op)
+	case opMknod, opMkdir, opSymlink, opLink:
+		t.replyEntry(op)
+	case opCreate, opTmpfile:
+		out := body[fuse.CreateOut](t)
+		t.setEntry(&out.EntryOut, &op.Attr)
+		t.setOpen(&out.OpenOut, opOpen, r.flags)
+		t.sendEntry(op, int(unsafe.Sizeof(*out)))
+	case opWrite:
+		body[fuse.WriteOut](t).Size = op.N
+		t.reply(op.Tag, int(unsafe.Sizeof(fuse.WriteOut{})))
+	case opCopyFileRange:
+		body[fuse.WriteOut](t).Size = uint32(op.Value)
+		t.reply(op.Tag, int(unsafe.Sizeof(fuse.WriteOut{})))
+	case opCopyFileRange64:
+		*body[uint64](t) = op.Value
+		t.reply(op.Tag, 8)
+	default:
+		t.fail(op.Tag, 0)
+	}
+}
+
+// replyRead answers an operation that has read.
+func (t *Transport) replyRead(r *request, op *vfs.Op) {
 	switch r.opcode {
 	case opLookup:
 		t.replyEntry(op)
 	case opGetattr:
-		out := body[fuse.AttrOut](t)
-		setTimeout(&out.AttrValid, &out.AttrValidNsec, t.config.AttrTimeout)
-		setAttr(&out.Attr, &op.Attr)
-		t.reply(op.Tag, int(unsafe.Sizeof(*out)))
+		t.replyAttr(op)
 	case opStatx:
 		t.replyStatx(op)
 	case opOpen, opOpendir:
@@ -49,17 +86,20 @@ func (t *Transport) Reply(s asyncq.Slot, op *vfs.Op) {
 		t.reply(op.Tag, 8)
 	case opIoctl:
 		t.replyIoctl(r, op)
-	default: // READ, READDIR, READDIRPLUS, READLINK
+	case opReaddirplus:
+		if !t.replyPayload(op) {
+			t.untold(op)
+		}
+	default: // READ, READDIR, READLINK
 		t.replyPayload(op)
 	}
-	t.fs.Done(s)
 }
 
 // replyPayload sends the payload in one piece: the header goes into the room before it.
-func (t *Transport) replyPayload(op *vfs.Op) {
+func (t *Transport) replyPayload(op *vfs.Op) (taken bool) {
 	if op.Buf == 0 || op.N == 0 {
 		t.fail(op.Tag, 0)
-		return
+		return true
 	}
 	whole := t.fs.Arena().Whole(op.Buf)
 	start := blockdev.HeadRoom + int(op.BufOff) - headerSize
@@ -67,13 +107,32 @@ func (t *Transport) replyPayload(op *vfs.Op) {
 	// it overwrites at most the widened head of the first sector, which is not sent.
 	h := fuse.OutHeader{Length: uint32(headerSize) + op.N, Unique: op.Tag}
 	copy(whole[start:], unsafe.Slice((*byte)(unsafe.Pointer(&h)), headerSize))
-	t.send(whole[start : start+headerSize+int(op.N)])
+	return t.send(whole[start : start+headerSize+int(op.N)])
+}
+
+func (t *Transport) replyAttr(op *vfs.Op) {
+	out := body[fuse.AttrOut](t)
+	setTimeout(&out.AttrValid, &out.AttrValidNsec, t.config.AttrTimeout)
+	setAttr(&out.Attr, &op.Attr)
+	t.reply(op.Tag, int(unsafe.Sizeof(*out)))
 }
 
 func (t *Transport) replyEntry(op *vfs.Op) {
 	out := body[fuse.EntryOut](t)
 	t.setEntry(out, &op.Attr)
-	t.reply(op.Tag, int(unsafe.Sizeof(*out)))
+	t.sendEntry(op, int(unsafe.Sizeof(*out)))
+}
+
+// sendEntry sends n bytes that tell the kernel of an inode, and counts it if the kernel took them.
+// Otherwise a file without a name may be left with nobody who knows it.
+func (t *Transport) sendEntry(op *vfs.Op, n int) {
+	ino := op.Attr.Ino
+	switch {
+	case t.reply(op.Tag, n):
+		t.told(ino)
+	case ino != 0 && !t.config.ReadOnly && !t.Held(ino):
+		t.unknown(ino)
+	}
 }
 
 // setEntry fills in what the kernel learns of a name; an Ino of 0 says that there is none.
@@ -141,19 +200,6 @@ func statxAttributes(flags uint32) (attr uint64) {
 	return attr
 }
 
-func (t *Transport) replyOpen(r *request, op *vfs.Op) {
-	if r.opcode == opOpen && op.Attr.Flags&ext4.FlagEncrypt != 0 {
-		t.fail(op.Tag, unix.ENOKEY)
-		return
-	}
-	out := body[fuse.OpenOut](t)
-	out.OpenFlags = fuse.FOPEN_KEEP_CACHE | fuse.FOPEN_NOFLUSH
-	if r.opcode == opOpendir {
-		out.OpenFlags = fuse.FOPEN_KEEP_CACHE | fuse.FOPEN_CACHE_DIR
-	}
-	t.reply(op.Tag, int(unsafe.Sizeof(*out)))
-}
-
 func (t *Transport) replyStatfs(op *vfs.Op) {
 	st := t.fs.StatFS()
 	out := body[fuse.StatfsOut](t)
@@ -164,8 +210,7 @@ func (t *Transport) replyStatfs(op *vfs.Op) {
 
 // AddDirent appends an entry in the form of READDIR or READDIRPLUS.
 func (t *Transport) AddDirent(op *vfs.Op, payload []byte, ent *ext4.Dirent, a *vfs.Attr) bool {
-	const fixed = 24 // struct fuse_dirent
-	size := (fixed + len(ent.Name) + 7) &^ 7
+	size := (direntSize + len(ent.Name) + 7) &^ 7
 	if a != nil {
 		size += int(unsafe.Sizeof(fuse.EntryOut{}))
 	}
@@ -182,11 +227,15 @@ func (t *Transport) AddDirent(op *vfs.Op, payload []byte, ent *ext4.Dirent, a *v
 		// NB: "." and ".." must not be instantiated: the kernel counts no lookup for them.
 		if name := e.Name; a.Ino != 0 && name != "." && name != ".." {
 			t.setEntry(out, a)
+			t.told(a.Ino) // NB: before the reply; see untold
 		}
 	}
 	op.N += uint32(size)
 	return true
 }
+
+// direntSize is the fixed part of struct fuse_dirent.
+const direntSize = 24
 
 // direntMode maps the file type of a directory entry to the type bits of a mode.
 func direntMode(ft uint8) uint32 {

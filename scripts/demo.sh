@@ -100,6 +100,32 @@ mounted=
 [ "$(cksum <"$image")" = "$sum" ] || fail "the image was changed by a read-only mount"
 e2fsck -fn "$image" 2>/dev/null || fail "e2fsck complains"
 
+say "written: asyncfsd ${image##*/} mnt"
+mounted=yes
+"$asyncfsd" "$image" "$work/mnt"
+source=$(cd "$(dirname "$0")/.." && pwd)
+mkdir "$work/mnt/source"
+tar -C "$source" --exclude=.git --exclude=testdata -cf - . | tar -C "$work/mnt/source" -xf -
+fio --name=demo --filename="$work/mnt/written" --size=24M --rw=randwrite --bs=4k --direct=1 \
+    --iodepth=32 --ioengine=$engine --verify=crc32c --do_verify=1 --verify_state_save=0 \
+    --minimal >/dev/null 2>"$work/fio.err" || { cat "$work/fio.err" >&2; fail "fio failed"; }
+mv "$work/mnt/hello.txt" "$work/mnt/renamed.txt"
+rm -r "$work/mnt/docs"
+written=$(cksum <"$work/mnt/written")
+"$asyncfsd" umount "$work/mnt"
+mounted=
+e2fsck -fn "$image" 2>/dev/null || fail "e2fsck complains"
+
+say "mounted again, and compared"
+mounted=yes
+"$asyncfsd" -o ro "$image" "$work/mnt"
+diff -r --no-dereference --exclude=.git --exclude=testdata "$source" "$work/mnt/source" ||
+    fail "they differ"
+[ "$(cksum <"$work/mnt/written")" = "$written" ] || fail "the file that fio wrote differs"
+[ -e "$work/mnt/renamed.txt" ] && [ ! -e "$work/mnt/docs" ] || fail "names differ"
+"$asyncfsd" umount "$work/mnt"
+mounted=
+
 say "done"
-echo "demo: $files files and directories identical, $iops random reads a second, image unchanged" \
-    "and clean"
+echo "demo: $files files and directories identical, $iops random reads a second, a source tree" \
+    "and a file by fio written and read back, image clean"

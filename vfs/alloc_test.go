@@ -15,10 +15,12 @@ type nullFront struct {
 	id      vfs.FrontID
 	replies int
 	failed  int
+	written bool // a WRITE has been replied to
 }
 
 func (f *nullFront) Reply(s asyncq.Slot, op *vfs.Op) {
 	f.replies++
+	f.written = f.written || op.Code == vfs.OpWrite
 	if op.Errno != 0 {
 		f.failed++
 	}
@@ -32,6 +34,8 @@ func (f *nullFront) AddDirent(op *vfs.Op, payload []byte, ent *ext4.Dirent, _ *v
 	op.N += uint32(copy(payload[op.N:], ent.Name))
 	return true
 }
+
+func (f *nullFront) Held(ext4.Ino) bool { return false }
 
 // run begins one operation and turns the loop until it has been replied to.
 func (f *nullFront) run(t testing.TB, l *asyncq.Loop, fill func(op *vfs.Op)) {

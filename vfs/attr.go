@@ -7,7 +7,7 @@ import (
 )
 
 func prepareGetattr(fs *FS, tx *Tx, op *Op) error {
-	if err := fs.vol.ReadInode(tx, op.Node, &fs.inode); err != nil {
+	if err := fs.readInode(tx, op.Node, &fs.inode); err != nil {
 		return err
 	}
 	fs.attr(&fs.inode, &op.Attr)
@@ -49,7 +49,7 @@ func prepareAccess(fs *FS, tx *Tx, op *Op) error {
 		return err
 	}
 	a := &op.Attr
-	if op.Arg&unix.W_OK != 0 && a.Mode&unix.S_IFMT != unix.S_IFCHR &&
+	if fs.w == nil && op.Arg&unix.W_OK != 0 && a.Mode&unix.S_IFMT != unix.S_IFCHR &&
 		a.Mode&unix.S_IFMT != unix.S_IFBLK {
 		return unix.EROFS
 	}

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"asyncfsd/asyncq"
+	"asyncfsd/blockdev"
 	"asyncfsd/vfs/ext4"
 )
 
@@ -20,6 +21,8 @@ type Client struct {
 	queue []*clientCall // guarded by the loop's lock
 	some  atomic.Bool   // queue may be non-empty
 	slots []*clientCall // by slot; the loop thread's
+	cred  Cred
+	of    *Client // whose queue it is, see As
 }
 
 // clientCall is one call under way. The goroutine owns it before it is queued and after done.
@@ -31,6 +34,9 @@ type clientCall struct {
 	name string
 	dst  []byte
 	cred Cred
+	// Of calls that write: src goes to the payload, fill sets the other arguments.
+	src  []byte
+	fill func(op *Op)
 
 	attr    Attr
 	n       int
@@ -63,18 +69,33 @@ func (c *Client) Intake() (more bool) {
 	}
 	c.fs.loop.Locked(func() {
 		for len(c.queue) > 0 {
+			call := c.queue[0]
+			buf := blockdev.BufID(0)
+			if len(call.src) > 0 {
+				if buf = c.fs.arena.Get(len(call.src)); buf == 0 {
+					c.some.Store(true)
+					return
+				}
+				copy(c.fs.arena.Payload(buf), call.src)
+			}
 			s, op := c.fs.Claim(c.id)
 			if s == asyncq.NoSlot {
+				if buf != 0 {
+					c.fs.arena.Put(c.fs.loop.Table, buf)
+				}
 				c.some.Store(true)
 				return
 			}
-			call := c.queue[0]
 			c.queue = c.queue[1:]
 			c.slots[s] = call
+			op.Buf = buf
 			op.Code, op.Node, op.Off, op.Arg, op.Cred = call.code, call.node, call.off, call.arg,
 				call.cred
-			op.Tag, op.Size = uint64(s), uint32(len(call.dst))
+			op.Tag, op.Size = uint64(s), uint32(max(len(call.dst), len(call.src)))
 			op.SetName([]byte(call.name))
+			if call.fill != nil {
+				call.fill(op)
+			}
 			c.fs.Submit(s)
 		}
 	})
@@ -86,12 +107,15 @@ func (c *Client) Reply(s asyncq.Slot, op *Op) {
 	call := c.slots[s]
 	c.slots[s] = nil
 	call.attr, call.errno, call.value, call.n = op.Attr, op.Errno, op.Value, int(op.N)
-	if op.Buf != 0 && op.Errno == 0 && op.Code != OpReaddir {
+	if op.Buf != 0 && op.Errno == 0 && len(call.dst) > 0 && op.Code != OpReaddir {
 		copy(call.dst, c.fs.arena.Payload(op.Buf)[op.BufOff:op.BufOff+op.N])
 	}
 	c.fs.Done(s)
 	c.fs.loop.Locked(func() { call.done = true })
 }
+
+// Held says no: a client opens nothing.
+func (c *Client) Held(ext4.Ino) bool { return false }
 
 // AddDirent collects entries; op.N counts their bytes so that a directory is read in pieces.
 func (c *Client) AddDirent(op *Op, payload []byte, ent *ext4.Dirent, _ *Attr) bool {
@@ -104,14 +128,24 @@ func (c *Client) AddDirent(op *Op, payload []byte, ent *ext4.Dirent, _ *Attr) bo
 	return true
 }
 
+// owner is the client whose queue this one uses.
+func (c *Client) owner() *Client {
+	if c.of != nil {
+		return c.of
+	}
+	return c
+}
+
 // do runs one call to its end.
 func (c *Client) do(call *clientCall) error {
 	if len(call.name) > 255 {
 		return unix.ENAMETOOLONG
 	}
 	l := c.fs.loop
-	l.Locked(func() { c.queue = append(c.queue, call) })
-	c.some.Store(true)
+	call.cred = c.cred
+	o := c.owner()
+	l.Locked(func() { o.queue = append(o.queue, call) })
+	o.some.Store(true)
 	l.Engine().Wake()
 	if err := l.Await(func() bool { return call.done }); err != nil {
 		return err

@@ -9,7 +9,7 @@ import (
 // prepareLookup finds a name. One that does not exist is a result (Attr.Ino 0), which the
 // kernel caches, and not an error.
 func prepareLookup(fs *FS, tx *Tx, op *Op) error {
-	if err := fs.vol.ReadInode(tx, op.Node, &fs.inode); err != nil {
+	if err := fs.readInode(tx, op.Node, &fs.inode); err != nil {
 		return err
 	}
 	if string(op.Name()) == "." { // of any inode: how the kernel opens a file by its handle
@@ -27,7 +27,7 @@ func prepareLookup(fs *FS, tx *Tx, op *Op) error {
 	if err != nil {
 		return err
 	}
-	if err := fs.vol.ReadInode(tx, fs.dirent.Ino, &fs.child); err != nil {
+	if err := fs.readInode(tx, fs.dirent.Ino, &fs.child); err != nil {
 		if err == unix.ESTALE {
 			return ext4.Corrupt("entry of a free inode", fs.inode.Where, fs.inode.Offset, op.Node)
 		}
@@ -38,12 +38,13 @@ func prepareLookup(fs *FS, tx *Tx, op *Op) error {
 }
 
 func prepareReadlink(fs *FS, tx *Tx, op *Op) error {
-	if err := fs.vol.ReadInode(tx, op.Node, &fs.inode); err != nil {
+	if err := fs.readInode(tx, op.Node, &fs.inode); err != nil {
 		return err
 	}
 	if fs.inode.Type() != unix.S_IFLNK {
 		return unix.EINVAL
 	}
+	op.touch = fs.staleAtime(&fs.inode)
 	if err := tx.Buffer(unix.PathMax); err != nil {
 		return err
 	}

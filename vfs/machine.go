@@ -3,6 +3,7 @@ package vfs
 import (
 	"errors"
 	"log/slog"
+	"math/rand/v2"
 
 	"golang.org/x/sys/unix"
 
@@ -30,6 +31,9 @@ type Front interface {
 	// AddDirent appends a directory entry to payload at op.N and advances it; false if there is
 	// no room. attr is nil but for OpReaddirPlus.
 	AddDirent(op *Op, payload []byte, ent *ext4.Dirent, attr *Attr) bool
+	// Held says that somebody behind the front still knows inode ino, by a handle or by number:
+	// its data must stay though its last name is gone.
+	Held(ino ext4.Ino) bool
 }
 
 // Config is what a filesystem is made of.
@@ -47,6 +51,8 @@ type Config struct {
 	Override Override
 	// Fakeroot has access(2) answered for everybody as for root.
 	Fakeroot bool
+	// Write has the filesystem written; nil is read-only.
+	Write *WriteConfig
 }
 
 // Override replaces owners and permissions for all inodes: options uid=, gid=, umask=.
@@ -67,6 +73,7 @@ type FS struct {
 	log    *slog.Logger
 	config Config
 
+	w      *writer // nil on a read-only mount
 	ops    *asyncq.Blobs[Op]
 	fronts []Front
 	tx     Tx
@@ -76,10 +83,13 @@ type FS struct {
 
 	// Scratch of the running attempt.
 	inode, child ext4.Inode
-	dirent       ext4.Dirent
-	aheadEnt     ext4.Dirent
-	run          ext4.Run
-	scratch      [2][xattrMax]byte
+	// Of operations on two directories: the second one, and what its name stands for.
+	inode2, child2, fresh ext4.Inode
+	dirent2               ext4.Dirent
+	dirent                ext4.Dirent
+	aheadEnt              ext4.Dirent
+	run                   ext4.Run
+	scratch               [2][xattrMax]byte
 
 	corruptions uint64
 	// stallAt, in tests, says whether an access of op to block b is to stall.
@@ -102,6 +112,12 @@ func New(c Config) (*FS, error) {
 	fs.tx.fs = fs
 	fs.id = c.Loop.Register("vfs", fs)
 	fs.AddFront(&publicFront{fs})
+	if c.Write != nil {
+		if _, err := newWriter(fs, *c.Write); err != nil {
+			return nil, err
+		}
+		fs.w.nextEviction()
+	}
 	return fs, nil
 }
 
@@ -121,7 +137,12 @@ func (fs *FS) Volume() *ext4.Volume { return fs.vol }
 func (fs *FS) Arena() *blockdev.Arena { return fs.arena }
 
 // StatFS returns what statfs tells.
-func (fs *FS) StatFS() ext4.StatFS { return fs.vol.StatFS(fs.config.MinixDF) }
+func (fs *FS) StatFS() ext4.StatFS {
+	if fs.w != nil {
+		return fs.w.space.StatFS(fs.config.MinixDF)
+	}
+	return fs.vol.StatFS(fs.config.MinixDF)
+}
 
 // Claim takes a slot for a new operation of front f, or returns asyncq.NoSlot when the table is
 // full. The caller fills in the Op and calls Submit.
@@ -139,6 +160,8 @@ func (fs *FS) Claim(f FrontID) (asyncq.Slot, *Op) {
 func (op *Op) reset(f FrontID) {
 	op.Code, op.Front, op.Tag, op.Cred = OpNone, f, 0, Cred{}
 	op.Node, op.Off, op.Size, op.Arg, op.NameLen = 0, 0, 0, 0, 0
+	op.Node2, op.Off2, op.Len, op.Mode, op.Umask, op.Rdev, op.Valid = 0, 0, 0, 0, 0, 0, 0
+	op.Name2Len = 0
 	op.Errno, op.N, op.BufOff, op.Buf, op.Value, op.Attr = 0, 0, 0, 0, 0, Attr{}
 	op.restart()
 }
@@ -146,8 +169,12 @@ func (op *Op) reset(f FrontID) {
 // restart sets the cursors of op to the beginning.
 func (op *Op) restart() {
 	op.pos, op.attempts = op.Off, 0
+	op.lookup2, op.empty, op.add = ext4.LookupCursor{}, ext4.LookupCursor{}, ext4.AddCursor{}
 	op.lookup, op.xattr, op.seek = ext4.LookupCursor{}, ext4.XattrCursor{}, ext4.SeekCursor{}
 	op.inflight, op.nruns, op.npins, op.ticket, op.more, op.ioErr = 0, 0, 0, false, false, 0
+	op.moved, op.tid, op.phase, op.npieces, op.edge, op.victim, op.to = 0, 0, 0, 0, 0, 0, 0
+	op.edges, op.zero = 0, [2]byteRange{}
+	op.writes, op.sync, op.reading, op.locked, op.touch = false, false, false, false, false
 }
 
 // Abandon gives back a claimed slot that is not going to be submitted.
@@ -157,6 +184,9 @@ func (fs *FS) Abandon(s asyncq.Slot) { fs.loop.Table.Release(s) }
 func (fs *FS) Submit(s asyncq.Slot) {
 	op := fs.ops.At(s)
 	op.pos = op.Off
+	if fs.w != nil && opTable[op.Code].credits > 0 {
+		op.now, op.seed = now(), rand.Uint32()
+	}
 	fs.loop.Table.Desc(s).Stage = stagePrepare
 	fs.loop.Table.Queue(s)
 }
@@ -175,6 +205,8 @@ func (fs *FS) Resume(s asyncq.Slot) {
 		fs.attempt(s, op)
 	case stageData:
 		fs.dataDone(s, op)
+	case stageDurable:
+		fs.durable(s, op)
 	}
 }
 
@@ -182,13 +214,17 @@ func (fs *FS) Resume(s asyncq.Slot) {
 func (fs *FS) attempt(s asyncq.Slot, op *Op) {
 	tx := &fs.tx
 	tx.begin(s, op)
+	if fs.w != nil && fs.w.down {
+		fs.finish(s, op, unix.EIO)
+		return
+	}
 	if op.attempts++; op.attempts > attemptsMax {
 		fs.log.Error("operation makes no progress", "op", op.Code, "inode", op.Node)
 		fs.finish(s, op, unix.EIO)
 		return
 	}
-	op.nruns = 0
-	err := opTable[op.Code].prepare(fs, tx, op)
+	op.nruns, op.more = 0, false
+	err := fs.prepare(tx, op)
 	if tx.stalled && err != asyncq.ErrStall {
 		panic("vfs: " + op.Code.String() + " swallowed a stall")
 	}
@@ -201,13 +237,68 @@ func (fs *FS) attempt(s asyncq.Slot, op *Op) {
 		fs.prepared(s, op)
 	case asyncq.ErrStall: // injected
 		fs.loop.Table.Queue(s)
-	case ext4.ErrContinue:
+	case ext4.ErrSpaceBusy:
+		fs.unpin(op)
+		fs.waitForFreed(s)
+	case ext4.ErrContinue, errSearching:
 		fs.unpin(op)
 		op.attempts = 0
 		fs.loop.Table.Queue(s)
 	default:
 		fs.finish(s, op, fs.errno(op, err))
 	}
+}
+
+// prepare runs the operation's function. What a writing one has changed is published if it got
+// through, or to the end of a piece, and undone otherwise.
+func (fs *FS) prepare(tx *Tx, op *Op) error {
+	row := &opTable[op.Code]
+	if row.prepare == nil {
+		return unix.ENOSYS
+	}
+	if row.credits == 0 {
+		return row.prepare(fs, tx, op)
+	}
+	if fs.w == nil {
+		return unix.EROFS
+	}
+	if err := fs.w.admit(tx, row.credits); err != nil {
+		return err
+	}
+	tx.beginEdits()
+	err := row.prepare(fs, tx, op)
+	// NB: blocks that were only wanted may be outstanding after a success, too; the attempt is
+	// then run again.
+	outstanding, _ := fs.loop.Table.Wants(tx.slot)
+	if err != nil && err != ext4.ErrContinue || tx.stalled || outstanding > 0 {
+		tx.rollback()
+		return err
+	}
+	tx.publish()
+	if c := &fs.w.c; (c.Sync || c.DirSync) && op.Code >= OpMknod && op.Code <= OpRename {
+		op.sync = true
+	}
+	return err
+}
+
+// errSearching says that a search has advanced its cursor as far as one step may go: what the
+// attempt has changed is undone, and it is run again.
+var errSearching = errors.New("vfs: searching")
+
+// searching is the error of a search in a directory, which comes before or among changes.
+func searching(err error) error {
+	if err == ext4.ErrContinue {
+		return errSearching
+	}
+	return err
+}
+
+// waitForFreed parks a slot until what was freed can be used.
+func (fs *FS) waitForFreed(s asyncq.Slot) {
+	w := fs.w
+	fs.loop.Table.Want(&w.room, s)
+	fs.loop.Table.Park(s, wantJournal)
+	w.request(w.tid)
 }
 
 // prepared goes from prepare to data, or replies.
@@ -219,22 +310,75 @@ func (fs *FS) prepared(s asyncq.Slot, op *Op) {
 		fs.startData(s, op)
 	case op.more:
 		fs.loop.Table.Queue(s)
+	case op.sync:
+		fs.durable(s, op)
 	default:
 		fs.finish(s, op, 0)
 	}
 }
 
-// startData reads the runs that prepare found into the payload.
+// durable replies when the operation's transaction is durable.
+//
+// NB: a transaction that is being committed already may have flushed the device too early for data
+// that were overwritten since: where they did not change the inode again, as in one tick of the
+// clock, they belong to no later one. Then there is a flush of their own.
+func (fs *FS) durable(s asyncq.Slot, op *Op) {
+	w, d := fs.w, fs.loop.Table.Desc(s)
+	if d.Stage != stageDurable {
+		op.late = op.tid != w.tid && op.Code != OpShutdown
+	}
+	switch {
+	case op.late && w.isDurable(op.tid):
+		fs.flush(s, op)
+	case op.tid == 0: // nothing but data has changed
+		fs.flush(s, op)
+	case w.isDurable(op.tid):
+		if op.Code == OpShutdown {
+			w.shutDown()
+		}
+		fs.finish(s, op, 0)
+	case w.aborted != 0:
+		fs.finish(s, op, unix.EIO)
+	default:
+		d.Stage = stageDurable
+		fs.loop.Table.Want(&w.durable, s)
+		fs.loop.Table.Park(s, wantJournal)
+		w.request(op.tid)
+	}
+}
+
+// memory is what a run of data is read into or written from.
+func (fs *FS) memory(op *Op, r *dataRun) []byte {
+	switch r.kind {
+	case runEdge:
+		return fs.arena.Payload(op.edge)[r.at : r.at+r.length]
+	case runZeros:
+		return fs.w.zeros[:r.length]
+	}
+	return fs.arena.Payload(op.Buf)[r.at : r.at+r.length]
+}
+
+// startData reads the runs that prepare found into the payload, or writes them.
 func (fs *FS) startData(s asyncq.Slot, op *Op) {
-	payload := fs.arena.Payload(op.Buf)
+	io := asyncq.OpRead
+	if op.writes {
+		io = asyncq.OpWrite
+	}
+	if fs.w != nil {
+		fs.w.beginData(op)
+	}
 	tok := fs.loop.Table.Token(fs.id, s)
 	op.inflight, op.ioErr = uint16(op.nruns), 0
 	fs.loop.Table.Desc(s).Stage = stageData
 	fs.loop.Table.Park(s, wantData)
 	for i := range op.nruns {
 		r := &op.runs[i]
-		fs.dev.Submit(asyncq.IO{Op: asyncq.OpRead, Off: r.off,
-			Buf: payload[r.at : r.at+r.length], Token: tok})
+		if r.kind == runDiscard {
+			fs.dev.Submit(asyncq.IO{Op: asyncq.OpDiscard, Off: r.off, Token: tok,
+				Len: int64(r.blocks) << fs.vol.BlockBits})
+			continue
+		}
+		fs.dev.Submit(asyncq.IO{Op: io, Off: r.off, Buf: fs.memory(op, r), Token: tok})
 	}
 }
 
@@ -265,16 +409,22 @@ func (fs *FS) dataDone(s asyncq.Slot, op *Op) {
 	}
 	moved := op.moved
 	op.moved = 0
+	if fs.w != nil {
+		fs.w.endData(op)
+	}
 	switch {
 	case op.ioErr != 0:
-		fs.log.Error("read failed", "device", fs.dev.Name(), "inode", op.Node, "errno", op.ioErr)
+		fs.log.Error("data I/O failed", "device", fs.dev.Name(), "op", op.Code, "inode", op.Node,
+			"errno", op.ioErr)
 		fs.finish(s, op, op.ioErr)
 	case moved != want:
-		fs.log.Error("short read", "device", fs.dev.Name(), "inode", op.Node)
+		fs.log.Error("short data I/O", "device", fs.dev.Name(), "op", op.Code, "inode", op.Node)
 		fs.finish(s, op, unix.EIO)
 	case op.more:
 		fs.loop.Table.Desc(s).Stage = stagePrepare
 		fs.attempt(s, op)
+	case op.sync:
+		fs.durable(s, op)
 	default:
 		fs.finish(s, op, 0)
 	}
@@ -288,6 +438,12 @@ func (fs *FS) Cancel(asyncq.Slot) {}
 func (fs *FS) finish(s asyncq.Slot, op *Op, errno unix.Errno) {
 	fs.unpin(op)
 	op.Errno = errno
+	if fs.w != nil {
+		fs.w.over(s, op)
+		if op.touch && errno == 0 {
+			fs.access(op)
+		}
+	}
 	fs.fronts[op.Front].Reply(s, op)
 }
 
@@ -326,6 +482,9 @@ func (fs *FS) errno(op *Op, err error) unix.Errno {
 	if errors.As(err, &corrupt) {
 		if fs.corruptions++; fs.corruptions <= corruptionsLogged {
 			fs.log.Error(err.Error(), "device", fs.dev.Name(), "op", op.Code, "inode", op.Node)
+		}
+		if fs.w != nil {
+			fs.w.damaged(op, corrupt)
 		}
 		return unix.EUCLEAN
 	}

@@ -50,7 +50,7 @@ const (
 	OpTrim        // Off, Len, Off2 (least length of a range) → Value bytes discarded
 	OpShutdown    // Arg (EXT4_GOING_FLAGS_*)
 	OpEvict       // Node, an inode that the kernel has forgotten; no reply
-	OpUnmount     // everything in place and marked clean
+	OpTouch       // Node was read: its time of access; no reply
 	opCount
 )
 
@@ -83,7 +83,30 @@ type dataRun struct {
 	off    int64  // byte offset on the device
 	at     uint32 // byte offset in the payload
 	length uint32 // bytes
+	blocks uint32 // of a discard
+	kind   runKind
 }
+
+// runKind says what memory a run has.
+type runKind uint8
+
+const (
+	runPayload runKind = iota
+	runEdge            // the operation's second buffer
+	runZeros           // zeros to be written
+	runDiscard         // none: blocks blocks are discarded
+)
+
+// piece is a range of blocks that a write has filled, and that is to become part of its file.
+type piece struct {
+	lblk    ext4.Lblk
+	phys    ext4.Block
+	n       uint32
+	convert bool // was unwritten, and part of the file before; else reserved
+}
+
+// piecesMax is the most ranges of blocks that one round of a write makes part of its file.
+const piecesMax = 4
 
 // Op is the frozen state of one operation: what it was asked, how far it is, and its result. It
 // has no pointers.
@@ -127,6 +150,9 @@ type Op struct {
 
 	pos      uint64 // cursor: bytes done, directory cookie
 	lookup   ext4.LookupCursor
+	lookup2  ext4.LookupCursor // of the target of a rename
+	empty    ext4.LookupCursor // of the look whether a directory is empty
+	add      ext4.AddCursor
 	xattr    ext4.XattrCursor
 	seek     ext4.SeekCursor
 	attempts uint32
@@ -137,6 +163,27 @@ type Op struct {
 	ticket   bool
 	more     bool // data stage goes back to prepare
 	ioErr    unix.Errno
+	// Of those that write.
+	now     ext4.Timespec // when it began
+	seed    uint32        // random
+	tid     uint32        // the last transaction that has changes of it
+	phase   uint8         // the operation's own: which of its steps is next
+	writes  bool          // the runs are written, not read
+	touch   bool          // a read that sets the time of the last access
+	sync    bool          // durable before the reply
+	late    bool          // its transaction was closed before it began to wait for that
+	reading bool          // counted among the readers
+	parity  uint8
+	locked  bool
+	npieces uint8
+	edge    blockdev.BufID
+	edges   uint8 // which sectors of the write lie in edge
+	zero    [2]byteRange
+	// roundEnd is where the round of a write under way ends, in bytes of the file.
+	roundEnd uint64
+	victim   ext4.Ino // inode to be freed afterwards if nobody holds it
+	to       ext4.Lblk
+	pieces   [piecesMax]piece
 	pins     [blockdev.PinsMax]blockdev.Frame
 	runs     [runsMax]dataRun
 }
@@ -193,6 +240,7 @@ const (
 	stagePublic asyncq.Stage = iota
 	stagePrepare
 	stageData
+	stageDurable
 )
 
 // Kinds of wants: every reason for which an operation can stop. They are kept in the parked
@@ -201,6 +249,8 @@ const (
 	wantBlock    uint8 = iota + 1 // a metadata block (block cache), or a ticket to wait for one
 	wantBuffer                    // a payload buffer (arena)
 	wantData                      // its own data I/O
+	wantJournal                   // room in the journal, a commit, or the machine's own I/O
+	wantRange                     // a range of a file
 	wantInjected                  // nothing: a stall injected by a test
 )
 
@@ -211,21 +261,64 @@ type prepareFunc func(fs *FS, tx *Tx, op *Op) error
 type opRow struct {
 	name    string
 	prepare prepareFunc
+	// credits of an operation that writes: the most blocks that one step of it changes.
+	credits int
 }
 
+// Credits, in blocks. A bitmap comes with its group descriptor.
+const (
+	creditsInode = 1
+	creditsAlloc = 2
+	// creditsTree: an insertion into an extent tree of depth 5 that splits every node: 5 nodes
+	// and as many new ones, each allocated in a group of its own at worst. A node that splits up
+	// to the root is rare enough for the real bound, editsMax, to be checked instead: 3 splits.
+	creditsTree = 5 + 3*(1+creditsAlloc)
+	// creditsOrphan: superblock, and the neighbours on the list, or a block of the orphan file.
+	creditsOrphan = 3
+	// creditsEntry: a leaf that splits, index blocks of 3 levels that split, each with mapping.
+	creditsEntry = 4*(1+creditsAlloc) + creditsTree + 4
+	creditsXattr = 2*creditsAlloc + 3
+	// creditsNew: a new inode with bitmap, block bitmap of an unused group, and attributes.
+	creditsNew = creditsInode + creditsAlloc + 1 + creditsXattr
+	// creditsRemove: what one call of RemoveRuns changes.
+	creditsRemove = 40
+)
+
 var opTable = [opCount]opRow{
-	OpLookup:      {"lookup", prepareLookup},
-	OpGetattr:     {"getattr", prepareGetattr},
-	OpReadlink:    {"readlink", prepareReadlink},
-	OpRead:        {"read", prepareRead},
-	OpReaddir:     {"readdir", prepareReaddir},
-	OpReaddirPlus: {"readdirplus", prepareReaddir},
-	OpStatfs:      {"statfs", prepareStatfs},
-	OpGetxattr:    {"getxattr", prepareGetxattr},
-	OpListxattr:   {"listxattr", prepareListxattr},
-	OpAccess:      {"access", prepareAccess},
-	OpLseek:       {"lseek", prepareLseek},
-	OpBmap:        {"bmap", prepareBmap},
+	OpLookup:      {"lookup", prepareLookup, 0},
+	OpGetattr:     {"getattr", prepareGetattr, 0},
+	OpReadlink:    {"readlink", prepareReadlink, 0},
+	OpRead:        {"read", prepareRead, 0},
+	OpReaddir:     {"readdir", prepareReaddir, 0},
+	OpReaddirPlus: {"readdirplus", prepareReaddir, 0},
+	OpStatfs:      {"statfs", prepareStatfs, 0},
+	OpGetxattr:    {"getxattr", prepareGetxattr, 0},
+	OpListxattr:   {"listxattr", prepareListxattr, 0},
+	OpAccess:      {"access", prepareAccess, 0},
+	OpLseek:       {"lseek", prepareLseek, 0},
+	OpBmap:        {"bmap", prepareBmap, 0},
+
+	OpSetattr:     {"setattr", prepareSetattr, creditsRemove + creditsOrphan + creditsXattr + 1},
+	OpMknod:       {"mknod", prepareMknod, creditsNew + creditsEntry + 1},
+	OpMkdir:       {"mkdir", prepareMkdir, creditsNew + creditsEntry + 4},
+	OpSymlink:     {"symlink", prepareSymlink, creditsNew + creditsEntry + 4},
+	OpTmpfile:     {"tmpfile", prepareTmpfile, creditsNew + creditsOrphan},
+	OpLink:        {"link", prepareLink, creditsEntry + creditsOrphan + 2},
+	OpUnlink:      {"unlink", prepareUnlink, creditsOrphan + 4},
+	OpRmdir:       {"rmdir", prepareRmdir, creditsOrphan + 4},
+	OpRename:      {"rename", prepareRename, creditsEntry + creditsNew + creditsOrphan + 8},
+	OpWrite:       {"write", prepareWrite, piecesMax*(creditsAlloc+8) + creditsTree + 1},
+	OpFsync:       {"fsync", prepareFsync, 0},
+	OpFallocate:   {"fallocate", prepareFallocate, creditsRemove + creditsTree + creditsAlloc + 1},
+	OpSetxattr:    {"setxattr", prepareSetxattr, creditsXattr + 1},
+	OpRemovexattr: {"removexattr", prepareRemovexattr, creditsXattr + 1},
+	OpSetflags:    {"setflags", prepareSetflags, creditsInode},
+	OpSetproject:  {"setproject", prepareSetproject, creditsInode},
+	OpSetlabel:    {"setlabel", prepareSetlabel, 1},
+	OpTrim:        {"trim", prepareTrim, 2 * groupsPerTrim},
+	OpShutdown:    {"shutdown", prepareShutdown, 0},
+	OpTouch:       {"touch", prepareTouch, creditsInode},
+	OpEvict:       {"evict", prepareEvict, creditsRemove + creditsXattr + creditsOrphan + 4},
 }
 
 // String returns the operation's name.

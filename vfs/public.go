@@ -48,6 +48,9 @@ func (fs *FS) nextPublic(s asyncq.Slot, op *Op) {
 // AddDirent is never asked for: handles are of files.
 func (f *publicFront) AddDirent(*Op, []byte, *ext4.Dirent, *Attr) bool { return false }
 
+// Held says no.
+func (f *publicFront) Held(ext4.Ino) bool { return false }
+
 // Reply copies a piece to the user and goes on until the buffer is full or the file ends.
 func (f *publicFront) Reply(s asyncq.Slot, op *Op) {
 	fs := f.fs

@@ -16,7 +16,7 @@ func prepareRead(fs *FS, tx *Tx, op *Op) error {
 	if op.Off >= in.Size || op.Size == 0 {
 		return nil
 	}
-	op.N = uint32(min(uint64(op.Size), in.Size-op.Off))
+	op.N, op.touch = uint32(min(uint64(op.Size), in.Size-op.Off)), fs.staleAtime(in)
 	if err := tx.Buffer(op.N); err != nil {
 		return err
 	}
@@ -35,7 +35,7 @@ func prepareRead(fs *FS, tx *Tx, op *Op) error {
 // readable reads the inode of op into fs.inode and says whether its data can be read.
 func (fs *FS) readable(tx *Tx, op *Op) error {
 	in := &fs.inode
-	if err := fs.vol.ReadInode(tx, op.Node, in); err != nil {
+	if err := fs.readInode(tx, op.Node, in); err != nil {
 		return err
 	}
 	switch in.Type() {

@@ -14,12 +14,13 @@ const aheadEntries = 256
 // prepareReaddir fills the payload with entries from cookie op.pos on. It advances the cursor
 // entry by entry, so that a stall loses nothing.
 func prepareReaddir(fs *FS, tx *Tx, op *Op) error {
-	if err := fs.vol.ReadInode(tx, op.Node, &fs.inode); err != nil {
+	if err := fs.readInode(tx, op.Node, &fs.inode); err != nil {
 		return err
 	}
 	if !fs.inode.IsDir() {
 		return unix.ENOTDIR
 	}
+	op.touch = fs.staleAtime(&fs.inode)
 	if err := tx.Buffer(op.Size); err != nil {
 		return err
 	}
@@ -73,7 +74,7 @@ func (fs *FS) addDirent(tx *Tx, op *Op, payload []byte, ent *ext4.Dirent) error 
 // direntAttr reads the inode of an entry into op.Attr. An entry whose inode is damaged is listed
 // without attributes: the directory stays readable, and a stat of the name gives the error.
 func (fs *FS) direntAttr(tx *Tx, op *Op, ent *ext4.Dirent) error {
-	err := fs.vol.ReadInode(tx, ent.Ino, &fs.child)
+	err := fs.readInode(tx, ent.Ino, &fs.child)
 	switch err {
 	case nil:
 		fs.attr(&fs.child, &op.Attr)

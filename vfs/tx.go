@@ -14,10 +14,13 @@ type Tx struct {
 	op      *Op
 	stalled bool
 	kind    uint8 // what the attempt stalled on
+	editing bool  // the attempt may change blocks
+	random  uint32
+	edits   edits
 }
 
 func (tx *Tx) begin(s asyncq.Slot, op *Op) {
-	tx.slot, tx.op, tx.stalled, tx.kind = s, op, false, 0
+	tx.slot, tx.op, tx.stalled, tx.kind, tx.editing = s, op, false, 0, false
 	tx.fs.cache.Begin()
 }
 
@@ -39,7 +42,13 @@ func (tx *Tx) Block(b ext4.Block) (ext4.Buf, error) {
 }
 
 // Want has block b fetched together with the one that the attempt is going to stall on.
+//
+// NB: not for those that write. An attempt that gets through while blocks are outstanding would
+// have to be undone, with all that it has noted in its Op.
 func (tx *Tx) Want(b ext4.Block) {
+	if tx.editing {
+		return
+	}
 	if _, _, ok, _ := tx.fs.cache.Get(uint64(b)); !ok {
 		tx.want(b)
 	}
@@ -69,12 +78,14 @@ func (tx *Tx) want(b ext4.Block) {
 
 // Buffer makes sure that the operation has a payload buffer for n bytes. One that has to wait
 // gives up its pins and ticket first: it must not hold what others need to give it a buffer.
-func (tx *Tx) Buffer(n uint32) error {
-	if tx.op.Buf != 0 {
+func (tx *Tx) Buffer(n uint32) error { return tx.bufferInto(&tx.op.Buf, n) }
+
+// bufferInto is Buffer for any of the operation's buffers.
+func (tx *Tx) bufferInto(buf *blockdev.BufID, n uint32) error {
+	if *buf != 0 {
 		return nil
 	}
-	tx.op.Buf = tx.fs.arena.Get(int(n))
-	if tx.op.Buf != 0 {
+	if *buf = tx.fs.arena.Get(int(n)); *buf != 0 {
 		return nil
 	}
 	tx.fs.unpin(tx.op)

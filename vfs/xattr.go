@@ -16,7 +16,7 @@ func prepareGetxattr(fs *FS, tx *Tx, op *Op) error {
 	if !ok || isACL && fs.config.NoACL {
 		return unix.EOPNOTSUPP
 	}
-	if err := fs.vol.ReadInode(tx, op.Node, &fs.inode); err != nil {
+	if err := fs.readInode(tx, op.Node, &fs.inode); err != nil {
 		return err
 	}
 	dst, err := fs.xattrDst(tx, op)
@@ -66,7 +66,7 @@ func (fs *FS) getACL(tx *Tx, op *Op, index uint8, dst []byte) error {
 
 // prepareListxattr lists the names. trusted.* is for root alone, as in the kernel.
 func prepareListxattr(fs *FS, tx *Tx, op *Op) error {
-	if err := fs.vol.ReadInode(tx, op.Node, &fs.inode); err != nil {
+	if err := fs.readInode(tx, op.Node, &fs.inode); err != nil {
 		return err
 	}
 	dst, err := fs.xattrDst(tx, op)

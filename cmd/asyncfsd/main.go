@@ -65,7 +65,7 @@ const long = `asyncfsd mounts the ext2, ext3 or ext4 filesystem in SOURCE, an im
 block device, on the directory MOUNTPOINT. It returns when the mount works, or says why it does
 not. Arguments and options may come in any order, as mount(8) passes them.
 
-This version mounts read-only. A dirty journal is replayed first.
+A dirty journal is replayed first. What cannot be written is mounted read-only, with a message.
 
 Exit codes: 0 success, 1 usage, 2 system error, 32 mount failure.`
 

@@ -48,7 +48,7 @@ func monitor(c daemon.Config, r *report) error {
 	}
 	defer release()
 	signals := catch()
-	point, err := daemon.MountPoint(c, int(who.Uid), int(who.Gid))
+	point, err := daemon.MountPoint(c, false, int(who.Uid), int(who.Gid))
 	if err != nil {
 		return err
 	}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -68,6 +67,10 @@ type Instance struct {
 	arena  *blockdev.Arena
 	vol    *ext4.Volume
 	fs     *vfs.FS
+	// storage is dev for code that may block. readOnly says that nothing is to be written, whatever
+	// was asked for.
+	storage  *blockdev.Sync
+	readOnly bool
 	// closers undo what was opened, the last first.
 	closers []func()
 }
@@ -110,28 +113,68 @@ func (i *Instance) open() error {
 			_ = i.dev.Close()
 		}
 	})
-	// NB: readers do not exclude each other, so a source is opened for writing only when its
-	// journal has to be replayed.
-	storage, err := i.openSource(true)
-	if err != nil {
+	for _, note := range o.Notes {
+		i.tell(note)
+	}
+	// NB: readers do not exclude each other, so a source that is only read is opened for writing
+	// only when its journal has to be replayed.
+	i.readOnly = o.ReadOnly || !vfs.CanWrite
+	if err := i.openSource(i.readOnly); err != nil {
 		return err
 	}
-	if err := i.openVolume(storage); err != nil {
+	if err := i.openVolume(); err != nil {
 		return i.about(err)
 	}
-	if i.arena, err = blockdev.NewArena(o.CacheSize); err != nil {
+	if i.arena, err = blockdev.NewArena(i.cacheSize()); err != nil {
 		return fail(ExitSystem, err)
 	}
 	i.closers = append(i.closers, func() { _ = i.arena.Close() })
 	engine.AddBuffers(i.arena.Mem())
-	i.fs, err = vfs.New(vfs.Config{Loop: i.loop, Device: i.dev, Volume: i.vol, Arena: i.arena,
+	return i.openFS()
+}
+
+// openFS makes the filesystem: one that can be written if that was asked for and is possible.
+func (i *Instance) openFS() error {
+	o := i.config.Options
+	c := vfs.Config{Loop: i.loop, Device: i.dev, Volume: i.vol, Arena: i.arena,
 		Log: i.log, NoACL: o.NoACL, MinixDF: o.MinixDF, Fakeroot: o.Fakeroot,
 		Override: vfs.Override{SetUID: o.SetUID, SetGID: o.SetGID, UID: o.UID, GID: o.GID,
-			Umask: o.Umask}})
-	if errors.Is(err, unix.EINVAL) { // cache_size=
+			Umask: o.Umask}}
+	why := i.cannotWrite()
+	if !o.ReadOnly && why == "" {
+		var err error
+		if c.Write, err = i.writeConfig(); err == nil {
+			i.fs, err = vfs.New(c)
+		}
+		if err == nil {
+			return nil
+		}
+		if errors.Is(err, unix.EINVAL) { // cache_size=
+			return fail(ExitUsage, err)
+		}
+		why = err.Error()
+	}
+	i.readOnly = true
+	if !o.ReadOnly {
+		i.tell("mounted read-only: " + why)
+	}
+	var err error
+	c.Write = nil
+	i.fs, err = vfs.New(c)
+	if errors.Is(err, unix.EINVAL) {
 		return fail(ExitUsage, err)
 	}
 	return fail(ExitSystem, err)
+}
+
+// cacheSize is what cache_size= says. The default grows for blocks so large that it would hold too
+// few to write.
+func (i *Instance) cacheSize() int {
+	size := i.config.Options.CacheSize
+	if size == options.CacheDefault && !i.readOnly {
+		size = max(size, vfs.WritableFrames<<i.vol.BlockBits)
+	}
+	return size
 }
 
 // tell passes on what whoever mounts should know.
@@ -157,7 +200,7 @@ func (i *Instance) about(err error) error {
 }
 
 // openSource opens the device with the filesystem, in place of an earlier opening.
-func (i *Instance) openSource(readOnly bool) (*blockdev.Sync, error) {
+func (i *Instance) openSource(readOnly bool) error {
 	if i.dev != nil {
 		_ = i.dev.Close()
 		i.dev = nil
@@ -166,10 +209,11 @@ func (i *Instance) openSource(readOnly bool) (*blockdev.Sync, error) {
 	dev, err := i.openDevice(i.config.Source, blockdev.Options{ReadOnly: readOnly,
 		Offset: o.Offset, Partition: o.Partition})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	i.dev = dev
-	return i.sync(dev)
+	i.storage, err = i.sync(dev)
+	return err
 }
 
 // openJournal opens the device of an external journal, nil if none was given.
@@ -200,24 +244,26 @@ func (i *Instance) openDevice(path string, o blockdev.Options) (blockdev.Device,
 }
 
 // openVolume reads the superblock and recovers the journal.
-func (i *Instance) openVolume(storage *blockdev.Sync) (err error) {
+func (i *Instance) openVolume() (err error) {
 	o := i.config.Options
 	super := ext4.OpenOptions{Super: o.Super}
-	if i.vol, err = ext4.Open(storage, i.dev.Size(), super); err != nil {
+	if i.vol, err = ext4.Open(i.storage, i.dev.Size(), super); err != nil {
 		return err
 	}
 	dirty := recovery.NeedsRecovery(i.vol) && !o.NoRecovery
 	how := recovery.Options{NoRecovery: o.NoRecovery, Super: o.Super}
 	if dirty {
-		if storage, err = i.openSource(false); err != nil {
-			return err
+		if i.readOnly {
+			if err := i.openSource(false); err != nil {
+				return err
+			}
 		}
 		if how.Journal, err = i.openJournal(); err != nil {
 			return err
 		}
 	}
 	how.ReadOnly = i.dev.ReadOnly() && dirty
-	report, err := recovery.Recover(storage, i.vol, how)
+	report, err := recovery.Recover(i.storage, i.vol, how)
 	if err != nil {
 		return err
 	}
@@ -228,11 +274,11 @@ func (i *Instance) openVolume(storage *blockdev.Sync) (err error) {
 		i.log.Info(report.String(), "source", i.config.Source)
 	}
 	if report.Replayed {
-		if i.vol, err = ext4.Open(storage, i.dev.Size(), super); err != nil {
+		if i.vol, err = ext4.Open(i.storage, i.dev.Size(), super); err != nil {
 			return fmt.Errorf("after the replay of the journal: %w", err)
 		}
 	}
-	return i.inspect(storage)
+	return i.inspect()
 }
 
 // sync gives a device to code that may block.
@@ -245,8 +291,8 @@ func (i *Instance) sync(dev blockdev.Device) (*blockdev.Sync, error) {
 }
 
 // inspect looks at what a mount has to know of the filesystem beyond its superblock.
-func (i *Instance) inspect(storage *blockdev.Sync) error {
-	src := ext4.NewReaderSource(storage, i.vol.BlockBits)
+func (i *Instance) inspect() error {
+	src := ext4.NewReaderSource(i.storage, i.vol.BlockBits)
 	var in ext4.Inode
 	if err := i.vol.ReadInode(src, ext4.RootIno, &in); err != nil {
 		return fmt.Errorf("the root directory cannot be read: %w", err)
@@ -266,10 +312,6 @@ func (i *Instance) inspect(storage *blockdev.Sync) error {
 	}
 	if i.vol.HasErrors() {
 		i.tell("the filesystem has errors: check it with e2fsck")
-	}
-	if reasons := i.vol.ReadOnlyReasons(); len(reasons) > 0 {
-		i.log.Info("features that can only be read: "+strings.Join(reasons, ", "),
-			"source", i.config.Source)
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"runtime"
 	"time"
@@ -30,19 +31,18 @@ type Point struct {
 // readAhead is what is asked for in place of the 128 KiB that FUSE negotiates: one full request.
 const readAhead = 1 << 20
 
-// cannotWrite is why a mount for writing becomes one for reading.
-const cannotWrite = "mounted read-only: writing is not supported by this version"
-
-// MountPoint mounts what c says for a user, with nobody to serve it yet. Errors are *Error.
-func MountPoint(c Config, uid, gid int) (*Point, error) {
+// MountPoint mounts what c says for a user, with nobody to serve it yet. readOnly is for what can
+// only be read whatever c says. Errors are *Error.
+func MountPoint(c Config, readOnly bool, uid, gid int) (*Point, error) {
 	o := c.Options
 	source := o.FSName
 	if source == "" {
 		source = c.Source
 	}
 	mounted, err := fusefs.Mount(fusefs.MountOptions{Source: source, Subtype: o.Subtype,
-		Mountpoint: c.Mountpoint, ReadOnly: true, NoDev: o.NoDev, NoSuid: o.NoSuid,
-		NoExec: o.NoExec, NoAtime: o.NoAtime, AllowOther: o.AllowOther || o.AllowRoot,
+		Mountpoint: c.Mountpoint, ReadOnly: readOnly || o.ReadOnly, NoDev: o.NoDev,
+		NoSuid: o.NoSuid, NoExec: o.NoExec, NoAtime: o.NoAtime, Sync: o.Sync, DirSync: o.DirSync,
+		AllowOther:         o.AllowOther || o.AllowRoot,
 		DefaultPermissions: !o.Fakeroot, MaxRead: o.MaxRead,
 		OwnerUID: uid, OwnerGID: gid})
 	if err != nil {
@@ -65,14 +65,15 @@ func (p *Point) FD() int { return p.mounted.FD }
 // Mount mounts the filesystem. The kernel's requests wait until Serve runs.
 func (i *Instance) Mount() (*Mount, error) {
 	o, c := i.config.Options, &i.config
-	point, err := MountPoint(*c, os.Getuid(), os.Getgid())
+	point, err := MountPoint(*c, i.readOnly, os.Getuid(), os.Getgid())
 	if err != nil {
 		return nil, err
 	}
 	m := &Mount{Instance: i, Point: point}
 	m.transport, err = fusefs.New(i.fs, point.FD(), fusefs.Config{Log: i.log,
 		EntryTimeout: o.EntryTimeout, AttrTimeout: o.AttrTimeout,
-		NegativeTimeout: o.NegativeTimeout, NoACL: o.NoACL, OnlyRootAndOwner: o.AllowRoot})
+		NegativeTimeout: o.NegativeTimeout, NoACL: o.NoACL, OnlyRootAndOwner: o.AllowRoot,
+		ReadOnly: i.readOnly, WritebackCache: o.WritebackCache})
 	if err != nil {
 		_ = point.Unmount(0)
 		_ = unix.Close(point.FD())
@@ -80,9 +81,6 @@ func (i *Instance) Mount() (*Mount, error) {
 	}
 	if point.mounted.Note != "" {
 		i.tell(point.mounted.Note)
-	}
-	if !o.ReadOnly {
-		i.tell(cannotWrite)
 	}
 	return m, nil
 }
@@ -99,6 +97,11 @@ func (m *Mount) Serve(ready func()) error {
 	}
 	over := make(chan struct{})
 	defer close(over)
+	if !m.Instance.config.Options.NoLowLatency {
+		if l := newLatency(m.transport, m.log); l != nil {
+			go l.run(over)
+		}
+	}
 	go func() {
 		select {
 		case <-over:
@@ -113,9 +116,22 @@ func (m *Mount) Serve(ready func()) error {
 	err := m.loop.Run()
 	if err == nil {
 		err = m.transport.Err()
+		// NB: before the descriptor is closed, which operations still answer to.
+		err = errors.Join(err, m.finish())
 	}
 	_ = unix.Close(m.FD())
 	return fail(ExitSystem, err)
+}
+
+// finish has everything written and marked clean once the kernel asks for nothing more.
+func (i *Instance) finish() error {
+	if i.readOnly {
+		return nil
+	}
+	if err := i.fs.Unmount(); err != nil {
+		return fmt.Errorf("%s: unmounting: %w", i.config.Source, err)
+	}
+	return nil
 }
 
 // Close gives back everything once Serve has returned, and lets those go who wait for that.

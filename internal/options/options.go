@@ -29,6 +29,28 @@ type Options struct {
 	NoACL    bool
 	Fakeroot bool
 
+	// What follows is for mounts that write.
+
+	// Errors is what happens after an error: "continue", "remount-ro", "panic", or "" for what the
+	// superblock says.
+	Errors string
+	// CommitSeconds is how long changes may stay out of the journal, 0 for the default.
+	CommitSeconds int
+	// Barrier, Discard and Grpid are flushes, discards of freed blocks, and new files that take
+	// the group of their directory.
+	Barrier, Discard, Grpid Choice
+	// SetResUID and SetResGID say that ResUID and ResGID count: who may use reserved blocks.
+	SetResUID, SetResGID bool
+	ResUID, ResGID       uint32
+	// StrictAtime has every read set the time of access, NoDirAtime none of a directory's.
+	StrictAtime, NoDirAtime, LazyTime bool
+	// Sync has changes durable before the call returns, DirSync those of directories.
+	Sync, DirSync bool
+	// NoLowLatency leaves idle CPUs to halt while requests come fast.
+	NoLowLatency bool
+	// WritebackCache has the kernel keep what is written and write it later.
+	WritebackCache bool
+
 	NoDev, NoSuid, NoExec, NoAtime             bool
 	AllowOther, AllowRoot                      bool
 	AutoUnmount                                bool
@@ -51,7 +73,22 @@ type Options struct {
 	Sloppy bool
 	// Ignored are the options that were accepted and have no meaning here.
 	Ignored []string
+	// Notes are what whoever mounts should know of an option, a line each.
+	Notes []string
 }
+
+// Choice is a yes, a no, or what the superblock says.
+type Choice uint8
+
+// The choices.
+const (
+	AsSuperblock Choice = iota
+	Yes
+	No
+)
+
+// Or returns what was chosen, or what the superblock says.
+func (c Choice) Or(superblock bool) bool { return c == Yes || c == AsSuperblock && superblock }
 
 // Defaults.
 const (
@@ -116,7 +153,7 @@ func (o *Options) set(name, value string, has bool) error {
 		return fmt.Errorf("%s", row.refused)
 	case row.arg && (!has || value == ""):
 		return errNoValue
-	case !row.arg && !row.ignored && has:
+	case !row.arg && !row.mayArg && !row.ignored && has:
 		return fmt.Errorf("takes no value")
 	case row.ignored:
 		o.Ignored = append(o.Ignored, name)

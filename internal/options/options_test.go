@@ -23,12 +23,25 @@ func parse(t *testing.T, lists ...string) *Options {
 	return o
 }
 
-// TestMeaning has, for each list of options, everything in which it differs from the defaults.
+// meaning is a list of options, and everything in which it differs from the defaults.
+type meaning struct {
+	list string
+	want func(o *Options)
+}
+
+func checkMeaning(t *testing.T, cases []meaning) {
+	t.Helper()
+	for _, c := range cases {
+		want := New()
+		c.want(want)
+		if have := parse(t, c.list); !reflect.DeepEqual(have, want) {
+			t.Errorf("%q:\n%+v, want\n%+v", c.list, have, want)
+		}
+	}
+}
+
 func TestMeaning(t *testing.T) {
-	for _, c := range []struct {
-		list string
-		want func(o *Options)
-	}{
+	checkMeaning(t, []meaning{
 		{"", func(*Options) {}},
 		{",,", func(*Options) {}},
 		{"rw", func(*Options) {}},
@@ -78,13 +91,43 @@ func TestMeaning(t *testing.T) {
 		}},
 		{"x-systemd.automount,X-mount.mkdir=0755", func(*Options) {}},
 		{"default_permissions", func(*Options) {}},
-	} {
-		want := New()
-		c.want(want)
-		if have := parse(t, c.list); !reflect.DeepEqual(have, want) {
-			t.Errorf("%q:\n%+v, want\n%+v", c.list, have, want)
-		}
-	}
+	})
+}
+
+// TestMeaningWriting has the options of mounts that write.
+func TestMeaningWriting(t *testing.T) {
+	checkMeaning(t, []meaning{
+		{"data=ordered", func(*Options) {}},
+		{"errors=panic,errors=remount-ro", func(o *Options) { o.Errors = "remount-ro" }},
+		{"commit=30", func(o *Options) { o.CommitSeconds = 30 }},
+		{"commit=30,commit=0", func(*Options) {}},
+		{"barrier", func(o *Options) { o.Barrier = Yes }},
+		{"barrier=1", func(o *Options) { o.Barrier = Yes }},
+		{"barrier=1,barrier=0", func(o *Options) { o.Barrier = No }},
+		{"barrier=1,nobarrier", func(o *Options) { o.Barrier = No }},
+		{"discard", func(o *Options) { o.Discard = Yes }},
+		{"discard,nodiscard", func(o *Options) { o.Discard = No }},
+		{"grpid", func(o *Options) { o.Grpid = Yes }},
+		{"bsdgroups,sysvgroups", func(o *Options) { o.Grpid = No }},
+		{"resuid=0,resgid=100", func(o *Options) {
+			o.SetResUID, o.SetResGID, o.ResGID = true, true, 100
+		}},
+		{"strictatime", func(o *Options) { o.StrictAtime = true }},
+		{"noatime,relatime", func(*Options) {}},
+		{"strictatime,noatime", func(o *Options) { o.NoAtime = true }},
+		{"noatime,strictatime,nodiratime", func(o *Options) {
+			o.StrictAtime, o.NoDirAtime = true, true
+		}},
+		{"strictatime,atime,nodiratime,diratime", func(*Options) {}},
+		{"lazytime", func(o *Options) { o.LazyTime = true }},
+		{"sync,dirsync", func(o *Options) { o.Sync, o.DirSync = true, true }},
+		{"sync,async", func(*Options) {}},
+		{"writeback_cache", func(o *Options) { o.WritebackCache = true }},
+		{"data=journal", func(o *Options) {
+			o.Notes = []string{"data=journal: data are written in place before the journal " +
+				"tells of them, as with data=ordered"}
+		}},
+	})
 }
 
 // TestNoClobber has options that stand for others before and after those.
@@ -130,9 +173,8 @@ func TestIgnored(t *testing.T) {
 	for _, list := range []string{
 		"defaults,user,users,nouser,owner,group,nofail,auto,noauto,_netdev,comment=x",
 		"user_xattr,noblock_validity,nodelalloc,kernel_cache,directio",
-		"data=ordered,commit=5,barrier=1,barrier=0,nobarrier,journal_checksum,discard,nodiscard",
-		"errors=remount-ro,errors=continue,errors=panic,data_err=abort,resuid=0,stripe=16",
-		"relatime,strictatime,lazytime,usrquota,prjquota,grpid,max_dir_size_kb=128",
+		"journal_checksum,journal_async_commit,data_err=abort,stripe=16,delalloc",
+		"usrquota,prjquota,max_dir_size_kb=128,auto_da_alloc,iversion",
 		"big_writes,use_ino,max_background=64,clone_fd",
 	} {
 		o := parse(t, list)
@@ -153,7 +195,12 @@ func TestRefused(t *testing.T) {
 		"foo=bar":                 "not known",
 		"data=writeback":          "must be ordered",
 		"errors=explode":          "must be continue, remount-ro, panic",
-		"commit=soon":             "not a number",
+		"data=":                   "needs a value",
+		"barrier=2":               "must be 0 or 1",
+		"nobarrier=1":             "takes no value",
+		"resuid=root":             "not a number",
+		"commit=soon":             "not a number of seconds",
+		"commit=100000":           "not a number of seconds",
 		"commit":                  "needs a value",
 		"dax":                     "there is no memory to map through FUSE",
 		"remount":                 "unmount and mount again instead",

@@ -13,6 +13,7 @@ import (
 // row says what one option does: it sets something, is ignored, or is refused with a reason.
 type row struct {
 	arg     bool // needs a value
+	mayArg  bool // may have one
 	ignored bool
 	refused string
 	set     func(o *Options, value string) error
@@ -94,6 +95,7 @@ func refuse(names, why string) {
 
 func init() {
 	initFilesystem()
+	initWriting()
 	initFuse()
 	initIgnored()
 	refuse("dax", "there is no memory to map through FUSE")
@@ -102,25 +104,21 @@ func init() {
 	refuse("bind rbind move", "not a filesystem to be mounted elsewhere")
 }
 
-// initIgnored has the harmless options: they ask for what is always so, say something to mount(8)
-// and fstab only, or are about writing.
+// initIgnored has the harmless options: they ask for what is always so, or say something to
+// mount(8) and fstab only.
 func initIgnored() {
-	ignore("defaults async user users nouser owner group nofail auto noauto _netdev comment " +
-		"silent loud mand nomand iversion noiversion i_version sync dirsync " +
-		"relatime norelatime strictatime nostrictatime diratime nodiratime lazytime nolazytime")
+	ignore("defaults user users nouser owner group nofail auto noauto _netdev comment " +
+		"silent loud mand nomand iversion noiversion i_version")
 	ignore("user_xattr block_validity noblock_validity delalloc nodelalloc nodax " +
 		"journal_checksum nojournal_checksum journal_async_commit nombcache no_mbcache " +
-		"debug init_itable noinit_itable auto_da_alloc noauto_da_alloc barrier nobarrier " +
-		"grpid nogrpid bsdgroups sysvgroups nobh bh nouid32 oldalloc orlov discard nodiscard " +
+		"debug init_itable noinit_itable auto_da_alloc noauto_da_alloc " +
+		"nobh bh nouid32 oldalloc orlov " +
 		"quota noquota usrquota grpquota prjquota dioread_lock dioread_nolock " +
 		"mblk_io_submit nomblk_io_submit prefetch_block_bitmaps no_prefetch_block_bitmaps directio")
-	ignoreNumber("commit resuid resgid stripe inode_readahead_blks max_batch_time " +
+	ignoreNumber("stripe inode_readahead_blks max_batch_time " +
 		"min_batch_time journal_ioprio max_dir_size_kb mb_optimize_scan")
-	// NB: "ordered" is what the next step, writing, promises; the others promise other things.
-	ignoreWord("data", "ordered")
+	// An error of the device at data fails the call that wrote them, whatever is asked for.
 	ignoreWord("data_err", "ignore", "abort")
-	// A mount that only reads stops nothing at an error.
-	ignoreWord("errors", "continue", "remount-ro", "panic")
 	// libfuse's.
 	ignore("kernel_cache auto_cache noauto_cache big_writes large_read hard_remove use_ino " +
 		"readdir_ino splice_read no_splice_read splice_write no_splice_write splice_move " +
@@ -128,6 +126,78 @@ func initIgnored() {
 	ignoreNumber("max_background congestion_threshold max_readahead max_write max_threads " +
 		"max_idle_threads intr_signal remember ac_attr_timeout")
 }
+
+// initWriting has the options of ext4(5) and mount(8) about writing.
+func initWriting() {
+	value("data", func(o *Options, v string) error {
+		switch v {
+		case "ordered":
+		case "journal":
+			o.Notes = append(o.Notes, "data=journal: data are written in place before the "+
+				"journal tells of them, as with data=ordered")
+		default:
+			return fmt.Errorf("must be ordered")
+		}
+		return nil
+	})
+	value("errors", func(o *Options, v string) error {
+		if v != "continue" && v != "remount-ro" && v != "panic" {
+			return fmt.Errorf("must be continue, remount-ro, panic")
+		}
+		o.Errors = v
+		return nil
+	})
+	value("commit", func(o *Options, v string) error {
+		n := uint32(0)
+		if err := id(v, 0, &n); err != nil || n > commitMax {
+			return fmt.Errorf("not a number of seconds")
+		}
+		o.CommitSeconds = int(n)
+		return nil
+	})
+	define("barrier", row{mayArg: true, set: func(o *Options, v string) error {
+		switch v {
+		case "", "1":
+			o.Barrier = Yes
+		case "0":
+			o.Barrier = No
+		default:
+			return fmt.Errorf("must be 0 or 1")
+		}
+		return nil
+	}})
+	flag("nobarrier", func(o *Options) { o.Barrier = No })
+	flag("discard", func(o *Options) { o.Discard = Yes })
+	flag("nodiscard", func(o *Options) { o.Discard = No })
+	flag("grpid bsdgroups", func(o *Options) { o.Grpid = Yes })
+	flag("nogrpid sysvgroups", func(o *Options) { o.Grpid = No })
+	value("resuid", func(o *Options, v string) error {
+		o.SetResUID = true
+		return id(v, 10, &o.ResUID)
+	})
+	value("resgid", func(o *Options, v string) error {
+		o.SetResGID = true
+		return id(v, 10, &o.ResGID)
+	})
+	flag("noatime", func(o *Options) { o.NoAtime, o.StrictAtime = true, false })
+	flag("atime relatime norelatime", func(o *Options) { o.NoAtime, o.StrictAtime = false, false })
+	flag("strictatime", func(o *Options) { o.NoAtime, o.StrictAtime = false, true })
+	flag("nostrictatime", func(o *Options) { o.StrictAtime = false })
+	flag("nodiratime", func(o *Options) { o.NoDirAtime = true })
+	flag("diratime", func(o *Options) { o.NoDirAtime = false })
+	flag("lazytime", func(o *Options) { o.LazyTime = true })
+	flag("nolazytime", func(o *Options) { o.LazyTime = false })
+	flag("sync", func(o *Options) { o.Sync = true })
+	flag("async", func(o *Options) { o.Sync = false })
+	flag("dirsync", func(o *Options) { o.DirSync = true })
+	flag("lowlatency", func(o *Options) { o.NoLowLatency = false })
+	flag("nolowlatency", func(o *Options) { o.NoLowLatency = true })
+	flag("writeback_cache", func(o *Options) { o.WritebackCache = true })
+	flag("nowriteback_cache no_writeback_cache", func(o *Options) { o.WritebackCache = false })
+}
+
+// commitMax is the longest time between two commits, in seconds: an hour.
+const commitMax = 3600
 
 // initFilesystem has the options of ext4(5) and fuse2fs.
 func initFilesystem() {
@@ -192,8 +262,6 @@ func initFuse() {
 	flag("nosuid", func(o *Options) { o.NoSuid = true })
 	flag("exec", func(o *Options) { o.NoExec = false })
 	flag("noexec", func(o *Options) { o.NoExec = true })
-	flag("noatime", func(o *Options) { o.NoAtime = true })
-	flag("atime", func(o *Options) { o.NoAtime = false })
 	flag("allow_other", func(o *Options) { o.AllowOther = true })
 	flag("allow_root", func(o *Options) { o.AllowRoot = true })
 	flag("default_permissions", func(*Options) {}) // always, but for fakeroot

@@ -167,7 +167,7 @@ func applyMode(acl []byte, mode uint16) error {
 // readACL copies an ACL of an inode, in the form of the disk, to memory that lasts until the next
 // one; nil if there is none.
 func (v *Volume) readACL(ed Editor, in *Inode, index uint8) ([]byte, error) {
-	acl := ed.Space().attrs.acl
+	acl := ed.Space().acl
 	var cur XattrCursor
 	n, err := v.GetXattr(ed, in, index, nil, acl, &cur)
 	if err == unix.ENODATA || err == nil && n == aclHeader {

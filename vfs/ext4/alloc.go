@@ -222,6 +222,9 @@ func (v *Volume) AllocBlocks(ed Editor, a Alloc) (Block, uint32, error) {
 		avail -= s.keep
 	}
 	if avail <= 0 {
+		if v.dropWindows(s) {
+			return v.AllocBlocks(ed, a)
+		}
 		return 0, 0, s.full()
 	}
 	clusters := (a.Want + 1<<v.ClusterBits - 1) >> v.ClusterBits
@@ -234,6 +237,9 @@ func (v *Volume) AllocBlocks(ed Editor, a Alloc) (Block, uint32, error) {
 		if err != nil || n > 0 {
 			return b, n << v.ClusterBits, err
 		}
+	}
+	if v.dropWindows(s) {
+		return v.AllocBlocks(ed, a)
 	}
 	return 0, 0, s.full()
 }
@@ -309,9 +315,7 @@ func (v *Volume) searchable(ed Editor, g Group) ([]byte, error) {
 	}
 	bitmap, err := v.bitmapOf(ed, g, d, &blockBitmap)
 	if bitmap == nil && err == nil {
-		_, bitmap, err = v.editBitmap(ed, g, &blockBitmap)
-		if err == nil {
-			d, err = v.desc(ed, g, true)
+		if d, bitmap, err = v.editBitmap(ed, g, &blockBitmap); err == nil {
 			v.sealBitmap(g, d, bitmap, &blockBitmap)
 		}
 	}
@@ -381,16 +385,22 @@ func (v *Volume) FreeBlocks(ed Editor, b Block, n uint32, metadata bool) error {
 		}
 	}
 	for end := b + Block(n); b < end; {
-		g := v.groupOf(b)
-		first := v.groupFirst(g)
-		next := min(end, first+Block(v.BlocksPerGroup))
-		from, to := v.clusterOf(b), uint32((next-1-first)>>v.ClusterBits)+1
-		if err := v.freeIn(ed, g, from, to-from); err != nil {
+		g, first, count, next := v.groupPart(b, end)
+		if err := v.freeIn(ed, g, first, count); err != nil {
 			return err
 		}
 		b = next
 	}
 	return nil
+}
+
+// groupPart returns the clusters of [b, end) that are in the group of b, and the block behind them.
+func (v *Volume) groupPart(b, end Block) (g Group, first, count uint32, next Block) {
+	g = v.groupOf(b)
+	start := v.groupFirst(g)
+	next = min(end, start+Block(v.BlocksPerGroup))
+	first = v.clusterOf(b)
+	return g, first, uint32((next-1-start)>>v.ClusterBits) + 1 - first, next
 }
 
 func (v *Volume) freeIn(ed Editor, g Group, first, n uint32) error {
@@ -485,24 +495,28 @@ func (v *Volume) inodeIn(ed Editor, g Group, isDir bool) (Ino, error) {
 		v.sealBitmap(g, d, bitmap, &inodeBitmap)
 		return 0, nil
 	}
+	return Ino(uint32(g)*v.InodesPerGroup + i + 1), v.takeInode(ed, g, i, d, bitmap, isDir)
+}
+
+// takeInode marks inode i of a group, which is free.
+func (v *Volume) takeInode(ed Editor, g Group, i uint32, d, bitmap []byte, isDir bool) error {
 	setBit(bitmap, i)
 	// NB: a group whose inodes are used must have a bitmap of its blocks, too: e2fsck says so.
 	if v.descSummed() {
-		if _, _, err := v.editBitmap(ed, g, &blockBitmap); err != nil {
-			return 0, err
+		_, blocks, err := v.editBitmap(ed, g, &blockBitmap)
+		if err != nil {
+			return err
 		}
 		unused := min(v.descField(d, bgItableUnusedLo, bgItableUnusedHi), v.InodesPerGroup)
 		if i >= v.InodesPerGroup-unused {
 			v.putDescField(d, bgItableUnusedLo, bgItableUnusedHi, v.InodesPerGroup-i-1)
 		}
-		if blocks, err := v.bitmapOf(ed, g, d, &blockBitmap); err != nil {
-			return 0, err
-		} else if v.csummed() {
+		if v.csummed() {
 			v.putDescField(d, bgBlockBitmapCsum, bgBlockBitmapCsHi,
 				v.bitmapSum(blocks, v.ClustersPerGroup))
 		}
 	}
-	return Ino(uint32(g)*v.InodesPerGroup + i + 1), v.countInode(ed, g, d, bitmap, -1, isDir)
+	return v.countInode(ed, g, d, bitmap, -1, isDir)
 }
 
 // countInode changes the counts of a group one of whose inodes was taken (-1) or freed (1).

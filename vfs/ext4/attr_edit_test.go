@@ -78,14 +78,14 @@ func openEditTest(t testing.TB, path string) *editTest {
 		t.Fatal(err)
 	}
 	h := &editTest{t: t, path: path, f: f, v: v, ed: NewEdit(v, f, testNow)}
-	if _, h.orphans, err = v.LoadOrphans(NewReaderSource(f, v.BlockBits)); err != nil {
+	if h.orphans, err = v.LoadOrphans(NewReaderSource(f, v.BlockBits)); err != nil {
 		t.Fatal(err)
 	}
 	return h
 }
 
-// stallEdit stalls at access number at, and can undo everything.
-type stallEdit struct {
+// changeEdit stalls at access number at, and can undo everything.
+type changeEdit struct {
 	*Edit
 	at, n   int
 	before  map[Block][]byte // of blocks that were changed in this attempt; nil: not changed before
@@ -94,27 +94,27 @@ type stallEdit struct {
 	stalled bool
 }
 
-var errStall = errors.New("stall")
+var errStallHere = errors.New("stall")
 
-func newStallEdit(e *Edit, at int) *stallEdit {
-	return &stallEdit{Edit: e, at: at, before: map[Block][]byte{}, was: map[Block]bool{},
+func newChangeEdit(e *Edit, at int) *changeEdit {
+	return &changeEdit{Edit: e, at: at, before: map[Block][]byte{}, was: map[Block]bool{},
 		forgot: len(e.Forgotten)}
 }
 
-func (s *stallEdit) stall() bool {
+func (s *changeEdit) stall() bool {
 	s.n++
 	s.stalled = s.stalled || s.at >= 0 && s.n > s.at
 	return s.stalled
 }
 
-func (s *stallEdit) Block(b Block) (Buf, error) {
+func (s *changeEdit) Block(b Block) (Buf, error) {
 	if s.stall() {
-		return Buf{}, errStall
+		return Buf{}, errStallHere
 	}
 	return s.Edit.Block(b)
 }
 
-func (s *stallEdit) keep(b Block) error {
+func (s *changeEdit) keep(b Block) error {
 	if _, ok := s.before[b]; ok {
 		return nil
 	}
@@ -127,9 +127,9 @@ func (s *stallEdit) keep(b Block) error {
 	return nil
 }
 
-func (s *stallEdit) Modify(b Block) (Buf, error) {
+func (s *changeEdit) Modify(b Block) (Buf, error) {
 	if s.stall() {
-		return Buf{}, errStall
+		return Buf{}, errStallHere
 	}
 	if err := s.keep(b); err != nil {
 		return Buf{}, err
@@ -137,9 +137,9 @@ func (s *stallEdit) Modify(b Block) (Buf, error) {
 	return s.Edit.Modify(b)
 }
 
-func (s *stallEdit) Fresh(b Block) (Buf, error) {
+func (s *changeEdit) Fresh(b Block) (Buf, error) {
 	if s.stall() {
-		return Buf{}, errStall
+		return Buf{}, errStallHere
 	}
 	if err := s.keep(b); err != nil {
 		return Buf{}, err
@@ -152,9 +152,9 @@ func (s *stallEdit) Fresh(b Block) (Buf, error) {
 }
 
 // Forget does not drop the block, which could not be undone otherwise.
-func (s *stallEdit) Forget(b Block) { s.Forgotten = append(s.Forgotten, b) }
+func (s *changeEdit) Forget(b Block) { s.Forgotten = append(s.Forgotten, b) }
 
-func (s *stallEdit) undo() {
+func (s *changeEdit) undo() {
 	for b, data := range s.before {
 		if d, ok := s.Edit.dirty[b]; ok {
 			copy(d, data)
@@ -198,7 +198,7 @@ func (h *editTest) do(change func(ed Editor) error) error {
 		if h.inject {
 			before = h.memory()
 		}
-		s := newStallEdit(h.ed, at)
+		s := newChangeEdit(h.ed, at)
 		h.ed.space.Begin()
 		h.orphans.Begin()
 		err := change(s)
@@ -216,7 +216,7 @@ func (h *editTest) do(change func(ed Editor) error) error {
 		if !s.stalled {
 			return err
 		}
-		if err != errStall {
+		if err != errStallHere {
 			h.t.Fatalf("stalled at access %d, but the error is %v", at, err)
 		}
 		h.stalls++
@@ -365,8 +365,8 @@ func mountLoop(t testing.TB, path, options string, use func(dir string)) {
 	use(dir)
 }
 
-// sameChanges compares the results of two runs of one scenario.
-func sameChanges(t testing.TB, a, b *editTest) {
+// sameResult compares the results of two runs of one scenario.
+func sameResult(t testing.TB, a, b *editTest) {
 	t.Helper()
 	if !slices.Equal(slices.Sorted(maps.Keys(a.ed.dirty)), slices.Sorted(maps.Keys(b.ed.dirty))) {
 		t.Errorf("other blocks were changed with stalls than without")

@@ -19,6 +19,9 @@ type Dirent struct {
 
 	nokey [nokeyNameMax + 3]byte
 	order *leafOrder // of the leaf that ReadDir looked at last
+	// where and at say where the entry stands, for those who change it.
+	where Block
+	at    int
 }
 
 // LookupCursor is how far a Lookup is; its zero value is the beginning.
@@ -140,7 +143,7 @@ func (v *Volume) fill(b *dirData, off int, ent *Dirent) {
 	if t := b.data[off+deFileType]; v.HasIncompat(IncompatFiletype) && t <= fileTypeSymlink {
 		ent.Type = t
 	}
-	ent.Off = 0
+	ent.Off, ent.where, ent.at = 0, b.where, b.base+off
 }
 
 // dirData is one verified piece of a directory: a block, or a part of an inline directory.

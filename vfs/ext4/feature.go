@@ -78,8 +78,9 @@ const (
 	// roCompatWritable are the read-only compatible features that a writer understands.
 	roCompatWritable = ROCompatSparseSuper | ROCompatLargeFile | ROCompatBtreeDir |
 		ROCompatHugeFile | ROCompatGdtCsum | ROCompatDirNlink | ROCompatExtraIsize |
-		ROCompatQuota | ROCompatBigalloc | ROCompatMetadataCsum | ROCompatProject |
-		ROCompatVerity | ROCompatOrphanPresent
+		ROCompatMetadataCsum | ROCompatProject | ROCompatVerity | ROCompatOrphanPresent
+	// incompatReadOnly are incompatible features that can be read, but not yet written.
+	incompatReadOnly = IncompatMMP | IncompatEAInode | IncompatInlineData
 )
 
 // FeatureError says that a filesystem has incompatible features which are not known here.
@@ -124,5 +125,6 @@ func (v *Volume) HasROCompat(f uint32) bool { return v.ROCompat&f != 0 }
 
 // ReadOnlyReasons names the features that can be read, but not written.
 func (v *Volume) ReadOnlyReasons() []string {
-	return featureNames(v.ROCompat&^roCompatWritable, &roCompatNames, "R")
+	list := featureNames(v.Incompat&incompatReadOnly, &incompatNames, "I")
+	return append(list, featureNames(v.ROCompat&^roCompatWritable, &roCompatNames, "R")...)
 }

@@ -33,20 +33,20 @@ func (in *Inode) SetRdev(rdev uint32) {
 	le.PutUint32(in.IBlock[4:], minor&0xff|major<<8|minor&^0xff<<12)
 }
 
-// SizeMax is the largest size that a file can have, in bytes.
+// SizeMax is the largest size that a file can have, in bytes. The kernel refuses inodes that are
+// larger than what it computes in the same way.
 func (v *Volume) SizeMax(in *Inode) uint64 {
 	if !v.HasROCompat(ROCompatLargeFile) {
 		return 1<<31 - 1
 	}
+	limit := uint64(1<<48 - 1) // blocks that i_blocks can count
+	if !v.HasROCompat(ROCompatHugeFile) {
+		limit = (1<<32 - 1) >> (v.BlockBits - 9)
+	}
 	if in.Flags&FlagExtents != 0 || in.Flags&FlagInlineData != 0 && v.HasIncompat(IncompatExtents) {
-		return lblkMax << v.BlockBits
+		return min(limit, lblkMax) << v.BlockBits
 	}
-	per := uint64(v.BlockSize / 4)
-	blocks := directBlocks + per + per*per + per*per*per
-	if !v.HasROCompat(ROCompatHugeFile) { // i_blocks counts sectors in 32 bits
-		blocks = min(blocks, (1<<32-1)>>(v.BlockBits-9)-3-2*per)
-	}
-	return min(blocks, lblkMax) << v.BlockBits
+	return v.mapBlocksIn(limit) << v.BlockBits
 }
 
 // HasMapping says whether i_block maps blocks, and does not hold something else.

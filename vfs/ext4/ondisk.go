@@ -24,10 +24,15 @@ const (
 	sBlocksPerGroup    = 0x20
 	sClustersPerGroup  = 0x24
 	sInodesPerGroup    = 0x28
+	sMtime             = 0x2c
+	sWtime             = 0x30
+	sMntCount          = 0x34
 	sMagic             = 0x38
 	sState             = 0x3a
 	sErrors            = 0x3c
 	sRevLevel          = 0x4c
+	sDefResUID         = 0x50
+	sDefResGID         = 0x52
 	sFirstIno          = 0x54
 	sInodeSize         = 0x58
 	sFeatureCompat     = 0x5c
@@ -35,6 +40,7 @@ const (
 	sFeatureROCompat   = 0x64
 	sUUID              = 0x68
 	sVolumeName        = 0x78
+	sLastMounted       = 0x88
 	sReservedGdtBlocks = 0xce
 	sJournalUUID       = 0xd0
 	sJournalInum       = 0xe0
@@ -44,6 +50,7 @@ const (
 	sDefHashVersion    = 0xfc
 	sJnlBackupType     = 0xfd
 	sDescSize          = 0xfe
+	sDefaultMountOpts  = 0x100
 	sFirstMetaBG       = 0x104
 	sJnlBlocks         = 0x10c
 	sBlocksCountHi     = 0x150
@@ -51,8 +58,18 @@ const (
 	sMinExtraISize     = 0x15c
 	sWantExtraISize    = 0x15e
 	sFlags             = 0x160
+	sFreeBlocksHi      = 0x158
 	sChecksumType      = 0x175
+	sKbytesWritten     = 0x178
 	sErrorCount        = 0x194
+	sFirstErrorTime    = 0x198
+	sFirstErrorIno     = 0x19c
+	sFirstErrorBlock   = 0x1a0
+	sFirstErrorFunc    = 0x1a8
+	sLastErrorTime     = 0x1cc
+	sLastErrorIno      = 0x1d0
+	sLastErrorBlock    = 0x1d8
+	sLastErrorFunc     = 0x1e0
 	sOverheadClusters  = 0x248
 	sBackupBGs         = 0x24c
 	sChecksumSeed      = 0x270
@@ -76,24 +93,9 @@ const (
 
 // Fields of the superblock that only a writer needs.
 const (
-	sMtime         = 0x2c
-	sWtime         = 0x30
-	sMntCount      = 0x34
-	sMaxMntCount   = 0x36
-	sLastMounted   = 0x88 // path of the last mount
-	sFreeBlocksHi  = 0x158
-	sKbytesWritten = 0x178
-
-	sFirstErrorTime    = 0x198
-	sFirstErrorIno     = 0x19c
-	sFirstErrorBlock   = 0x1a0
-	sFirstErrorFunc    = 0x1a8
+	sMaxMntCount       = 0x36
 	sFirstErrorLine    = 0x1c8
-	sLastErrorTime     = 0x1cc
-	sLastErrorIno      = 0x1d0
 	sLastErrorLine     = 0x1d4
-	sLastErrorBlock    = 0x1d8
-	sLastErrorFunc     = 0x1e0
 	sWtimeHi           = 0x274
 	sMtimeHi           = 0x275
 	sFirstErrorTimeHi  = 0x278
@@ -101,6 +103,7 @@ const (
 	sFirstErrorErrcode = 0x27a
 	sLastErrorErrcode  = 0x27b
 
+	superNameSize = 16 // of s_volume_name
 	superPathSize = 64 // of s_last_mounted
 	superFuncSize = 32 // of s_first_error_func
 	// maxMntCount is what stands for "the default" in s_max_mnt_count.
@@ -182,6 +185,8 @@ const (
 	ehEntries = 0x2
 	ehMax     = 0x4
 	ehDepth   = 0x6
+
+	ehGeneration = 0x8
 
 	eeBlock   = 0x0
 	eeLen     = 0x4

@@ -23,7 +23,12 @@ const (
 // Values of file_type.
 const (
 	fileTypeUnknown = 0x0
+	fileTypeRegular = 0x1
 	fileTypeDir     = 0x2
+	fileTypeChar    = 0x3
+	fileTypeBlock   = 0x4
+	fileTypeFifo    = 0x5
+	fileTypeSock    = 0x6
 	fileTypeSymlink = 0x7
 	fileTypeCsum    = 0xde // marks struct ext4_dir_entry_tail
 )

@@ -271,11 +271,10 @@ func (v *Volume) relinkOrphan(ed Editor, prev, next Ino) error {
 	return nil
 }
 
-// LoadOrphans reads the orphans that a crash has left, newest first, and what is needed to change
-// them. A CorruptError comes with the other two results: what is broken is left out, be it the rest
-// of the list, an entry of the orphan file, or all of that file, which is then not used. Other
-// errors are those of src.
-func (v *Volume) LoadOrphans(src Source) ([]Ino, *Orphans, error) {
+// LoadOrphans reads the orphans that a crash has left. A CorruptError comes with a result all the
+// same: what is broken is left out of it, be it the rest of the list, an entry of the orphan file,
+// or all of that file, which is then not used. Other errors are those of src.
+func (v *Volume) LoadOrphans(src Source) (*Orphans, error) {
 	o := newOrphans()
 	broken, err := v.loadList(src, o)
 	if err == nil && v.HasCompat(CompatOrphanFile) {
@@ -288,7 +287,7 @@ func (v *Volume) LoadOrphans(src Source) ([]Ino, *Orphans, error) {
 	if err == nil {
 		err = broken
 	}
-	return o.List(), o, err
+	return o, err
 }
 
 // loadList follows the list to its end, or to where it is broken.

@@ -26,9 +26,15 @@ type Space struct {
 	// freed is the set that takes what is freed now.
 	freed BusySet
 	undo  []spaceUndo
-	attrs xattrSpace
-	// ranges are what was freed for good since the last Release, for discard.
-	lastOrlov Group
+	// windows are parts of BusyReserved, of windowBlocks blocks, see ReserveBlocks.
+	windows      [windowsMax]window
+	windowBlocks int64
+	// Scratch for splitting a leaf of a directory: its entries and its contents; and for an
+	// attribute block in the making.
+	leafEntries []leafEntry
+	block       []byte
+	acl         []byte // an ACL that is being inherited or changed
+	attrs       xattrSpace
 }
 
 // BusySet is a set of clusters that must not be allocated though the bitmaps show them free.
@@ -70,6 +76,7 @@ const (
 	undoInodes
 	undoDirs
 	undoBusy
+	undoWindow
 )
 
 // spaceUndo is what Rollback needs of one change.
@@ -80,6 +87,8 @@ type spaceUndo struct {
 	group Group
 	first uint32
 	n     int32 // delta, or length of the range
+	// window is what window number first was.
+	window window
 }
 
 // undoMax is the capacity made ready for the changes of one step.
@@ -89,7 +98,9 @@ const undoMax = 1024
 func NewSpace(v *Volume) *Space {
 	s := &Space{v: v, groups: make([]groupSpace, v.GroupsCount),
 		undo: make([]spaceUndo, 0, undoMax), freed: busyFreed0,
-		keep: int64(v.reservedBlocks() >> v.ClusterBits), attrs: newXattrSpace(v)}
+		keep:        int64(v.reservedBlocks() >> v.ClusterBits),
+		leafEntries: make([]leafEntry, 0, v.BlockSize/deSizeMin), block: make([]byte, v.BlockSize),
+		acl: make([]byte, v.BlockSize)}
 	copy(s.groups, v.groups)
 	for i := range s.groups {
 		g := &s.groups[i]
@@ -120,6 +131,10 @@ func (s *Space) Rollback() {
 	for i := len(s.undo) - 1; i >= 0; i-- {
 		u := s.undo[i]
 		switch u.kind {
+		case undoWindow:
+			w := &s.windows[u.first]
+			s.windowBlocks += int64(u.window.end-u.window.next) - int64(w.end-w.next)
+			*w = u.window
 		case undoClusters:
 			s.addClusters(u.group, -u.n)
 		case undoInodes:
@@ -177,6 +192,12 @@ func (s *Space) unbusy(set BusySet, g Group, first, n uint32) {
 	s.setBusy(set, g, first, n, false)
 	s.undo = append(s.undo, spaceUndo{kind: undoBusy, set: set, group: g, first: first,
 		n: int32(n)})
+}
+
+// isBusy says whether a cluster of a group is in a set.
+func (s *Space) isBusy(set BusySet, g Group, i uint32) bool {
+	page := s.groups[g].busy[set]
+	return page != 0 && s.pages[page-1][i/64]&(1<<(i%64)) != 0
 }
 
 // lend gives a group a page for a set.
@@ -296,4 +317,68 @@ func (s *Space) nextBit(g *groupSpace, bitmap []byte, i, end uint32, set bool) u
 		i = i&^63 + 64
 	}
 	return end
+}
+
+// FreedRun returns the first run of clusters, from group g and bit i on, of what the transaction
+// closed last has freed, and where the search goes on. n is 0 at the end.
+func (s *Space) FreedRun(g Group, i uint32) (first uint32, n uint32, group Group) {
+	set := busyFreed0 + busyFreed1 - s.freed
+	for ; g < s.v.GroupsCount; g, i = g+1, 0 {
+		p := s.groups[g].busy[set]
+		if p == 0 {
+			continue
+		}
+		page, end := s.pages[p-1], s.v.clustersIn(g)
+		for i < end && page[i/64]>>(i%64)&1 == 0 {
+			if page[i/64]>>(i%64) == 0 {
+				i = i&^63 + 64
+			} else {
+				i++
+			}
+		}
+		if i >= end {
+			continue
+		}
+		for first = i; i < end && page[i/64]>>(i%64)&1 == 1; i++ {
+		}
+		return first, i - first, g
+	}
+	return 0, 0, g
+}
+
+// ClusterBlock returns the first block of a cluster of a group.
+func (v *Volume) ClusterBlock(g Group, i uint32) Block {
+	return v.groupFirst(g) + Block(i)<<v.ClusterBits
+}
+
+// ReserveFree reserves the first run of at least least free clusters from block b on, at most to
+// the end of b's group, so that nobody takes it while it is being discarded. n is 0 if the group
+// has no more; next is where the search goes on.
+func (v *Volume) ReserveFree(ed Editor, b Block, least uint32) (at Block, n uint32, next Block,
+	err error) {
+	g := v.groupOf(b)
+	next = v.groupFirst(g) + Block(v.BlocksPerGroup)
+	s := ed.Space()
+	if s.groups[g].freeClusters < least {
+		return 0, 0, next, nil
+	}
+	bitmap, err := v.searchable(ed, g)
+	if err != nil {
+		return 0, 0, 0, err
+	}
+	gs, end := &s.groups[g], v.clustersIn(g)
+	i := v.clusterOf(b)
+	if g == 0 && v.FirstDataBlock == 0 {
+		i = max(i, 1)
+	}
+	for i < end {
+		i = s.nextBit(gs, bitmap, i, end, false)
+		j := s.nextBit(gs, bitmap, i, end, true)
+		if j-i >= least && j > i {
+			return v.ClusterBlock(g, i), (j - i) << v.ClusterBits, v.ClusterBlock(g, j),
+				s.busy(BusyReserved, g, i, j-i)
+		}
+		i = j
+	}
+	return 0, 0, next, nil
 }

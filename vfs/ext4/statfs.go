@@ -19,7 +19,7 @@ func (v *Volume) StatFS(minix bool) StatFS { return v.statFS(minix, v.freeCluste
 
 // StatFS is Volume.StatFS with the counts as of now.
 func (s *Space) StatFS(minix bool) StatFS {
-	free := s.freeClusters - s.busyClusters[BusyReserved]
+	free := s.freeClusters - s.busyClusters[BusyReserved] + s.windowBlocks
 	return s.v.statFS(minix, uint64(max(free, 0)), uint64(s.freeInodes))
 }
 

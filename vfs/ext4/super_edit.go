@@ -80,12 +80,14 @@ func (v *Volume) MountSuper(ed Editor, journal bool, path string) error {
 	le.PutUint16(sb[sMntCount:], le16(sb, sMntCount)+1)
 	putSuperTime(sb, sMtime, sMtimeHi, ed.Now())
 	putSuperTime(sb, sWtime, sWtimeHi, ed.Now())
-	putSuperText(sb[sLastMounted:sLastMounted+superPathSize], path)
+	if path != "" {
+		putSuperText(sb[sLastMounted:sLastMounted+superPathSize-1], path)
+	}
 	v.sealSuper(sb)
 	return nil
 }
 
-// putSuperText fills a field with a text and zeros; all of it, as the kernel reads such fields.
+// putSuperText fills a field with a text and zeros.
 func putSuperText(field []byte, text string) {
 	clear(field[copy(field, text):])
 }
@@ -126,36 +128,52 @@ func (v *Volume) countSuper(sb []byte, s *Space) {
 	le.PutUint32(sb[sFreeInodes:], uint32(s.freeInodes))
 }
 
-// ErrorSuper records an error that was met in function fn at a line, for e2fsck and the next
-// mount: the first and the last one stay. A CorruptError tells inode and block. Errors: those of
-// ed; CorruptError of the superblock itself.
-func (v *Volume) ErrorSuper(ed Editor, fn string, line uint32, what error) error {
+// SetLabel names the volume; at most 16 bytes. Errors: those of ed; CorruptError.
+func (v *Volume) SetLabel(ed Editor, label []byte) error {
 	sb, err := v.editSuper(ed)
 	if err != nil {
 		return err
 	}
-	var corrupt CorruptError
-	if p := (*CorruptError)(nil); errors.As(what, &p) {
-		corrupt = *p
+	putSuperText(sb[sVolumeName:sVolumeName+superNameSize], string(label))
+	v.sealSuper(sb)
+	v.Label = string(label)
+	return nil
+}
+
+// ErrorRecord is what the superblock remembers of damage that was found.
+type ErrorRecord struct {
+	When  Timespec
+	Ino   Ino
+	Block Block
+	// Where is what was being done, in 31 bytes; Err is what was wrong.
+	Where string
+	Err   error
+}
+
+// ErrorSuper records n errors, of which the first and the last are given, for e2fsck and the next
+// mount. Errors: those of ed; CorruptError of the superblock itself.
+func (v *Volume) ErrorSuper(ed Editor, n uint32, first, last ErrorRecord) error {
+	sb, err := v.editSuper(ed)
+	if err != nil {
+		return err
 	}
 	le.PutUint16(sb[sState:], le16(sb, sState)|stateErrors)
-	if le32(sb, sErrorCount) == 0 {
-		putSuperTime(sb, sFirstErrorTime, sFirstErrorTimeHi, ed.Now())
-		le.PutUint32(sb[sFirstErrorIno:], uint32(corrupt.Ino))
-		le.PutUint64(sb[sFirstErrorBlock:], uint64(corrupt.Where))
-		putSuperText(sb[sFirstErrorFunc:sFirstErrorFunc+superFuncSize], fn)
-		le.PutUint32(sb[sFirstErrorLine:], line)
-		sb[sFirstErrorErrcode] = errcode(what)
+	count := le32(sb, sErrorCount)
+	if count == 0 {
+		putSuperTime(sb, sFirstErrorTime, sFirstErrorTimeHi, first.When)
+		le.PutUint32(sb[sFirstErrorIno:], uint32(first.Ino))
+		le.PutUint64(sb[sFirstErrorBlock:], uint64(first.Block))
+		putSuperText(sb[sFirstErrorFunc:sFirstErrorFunc+superFuncSize-1], first.Where)
+		le.PutUint32(sb[sFirstErrorLine:], 0)
+		sb[sFirstErrorErrcode] = errcode(first.Err)
 	}
-	putSuperTime(sb, sLastErrorTime, sLastErrorTimeHi, ed.Now())
-	le.PutUint32(sb[sLastErrorIno:], uint32(corrupt.Ino))
-	le.PutUint64(sb[sLastErrorBlock:], uint64(corrupt.Where))
-	putSuperText(sb[sLastErrorFunc:sLastErrorFunc+superFuncSize], fn)
-	le.PutUint32(sb[sLastErrorLine:], line)
-	sb[sLastErrorErrcode] = errcode(what)
-	if n := le32(sb, sErrorCount); n < 1<<32-1 {
-		le.PutUint32(sb[sErrorCount:], n+1)
-	}
+	putSuperTime(sb, sLastErrorTime, sLastErrorTimeHi, last.When)
+	le.PutUint32(sb[sLastErrorIno:], uint32(last.Ino))
+	le.PutUint64(sb[sLastErrorBlock:], uint64(last.Block))
+	putSuperText(sb[sLastErrorFunc:sLastErrorFunc+superFuncSize-1], last.Where)
+	le.PutUint32(sb[sLastErrorLine:], 0)
+	sb[sLastErrorErrcode] = errcode(last.Err)
+	le.PutUint32(sb[sErrorCount:], uint32(min(uint64(count)+uint64(n), 1<<32-1)))
 	v.sealSuper(sb)
 	return nil
 }

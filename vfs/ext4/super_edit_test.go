@@ -136,22 +136,20 @@ func expectFields(t *testing.T, have, want map[string]string) {
 func TestErrorSuper(t *testing.T) {
 	h := newEditTest(t, "12M", "-t", "ext4", "-b", "1024")
 	h.inject = true
-	h.must(func(ed Editor) error {
-		return h.v.ErrorSuper(ed, "lookup", 11, fmt.Errorf("wrapped: %w",
-			Corrupt("inode checksum", 222, 128, 33)))
-	})
-	h.ed.now.Sec++
-	h.must(func(ed Editor) error {
-		return h.v.ErrorSuper(ed, strings.Repeat("long", 20), 44, unix.ENOSPC)
-	})
+	first := ErrorRecord{When: h.ed.now, Ino: 33, Block: 222, Where: "lookup",
+		Err: fmt.Errorf("wrapped: %w", Corrupt("inode checksum", 222, 128, 33))}
+	second := ErrorRecord{When: h.ed.now, Where: strings.Repeat("long", 20), Err: unix.ENOSPC}
+	second.When.Sec++
+	h.must(func(ed Editor) error { return h.v.ErrorSuper(ed, 3, first, first) })
+	h.must(func(ed Editor) error { return h.v.ErrorSuper(ed, 1, second, second) })
 	path := h.writeNow()
 	expectFields(t, superFields(t, path), map[string]string{
-		"Filesystem state": "clean with errors", "FS Error count": "2",
+		"Filesystem state": "clean with errors", "FS Error count": "4",
 		"First error time": "Tue Nov 14 22:13:20 2023", "First error function": "lookup",
-		"First error line #": "11", "First error inode #": "33", "First error block #": "222",
+		"First error inode #": "33", "First error block #": "222",
 		"First error err": "EFSBADCRC", "Last error time": "Tue Nov 14 22:13:21 2023",
-		"Last error function": strings.Repeat("long", 8), "Last error line #": "44",
-		"Last error err": "ENOSPC"})
+		"Last error function": strings.Repeat("long", 8)[:31],
+		"Last error err":      "ENOSPC"})
 	if v := h.reopened(); !v.HasErrors() {
 		t.Error("no mark of errors")
 	}

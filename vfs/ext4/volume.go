@@ -43,12 +43,21 @@ type Volume struct {
 	freeClusters uint64       // sums over them
 	freeInodes   uint64
 	overhead     uint64 // blocks of metadata; see SetOverhead
+
+	// nodeEntries is how many entries new nodes of extent trees have room for, if it is not 0: a
+	// test makes it few, which makes trees deep.
+	nodeEntries int
 }
 
 // Timespec is a point in time as an inode holds it.
 type Timespec struct {
 	Sec  int64
 	Nsec uint32
+}
+
+// Before says that t is earlier than u.
+func (t Timespec) Before(u Timespec) bool {
+	return t.Sec < u.Sec || t.Sec == u.Sec && t.Nsec < u.Nsec
 }
 
 // Inode is a decoded inode. It is a value of one attempt: InBody aliases the cached block.

@@ -206,7 +206,7 @@ func (v *Volume) changeBlock(ed Editor, in *Inode, c *xattrChange) (fits bool, e
 		return false, err
 	}
 	// The block as it is going to be is made beside it: there may be the same one already.
-	a := xattrArea{data: ed.Space().attrs.block, first: xhSize, end: xhSize, ino: in.Ino,
+	a := xattrArea{data: ed.Space().block, first: xhSize, end: xhSize, ino: in.Ino,
 		hashed: true}
 	if old.data == nil {
 		clear(a.data)
@@ -270,15 +270,14 @@ func (v *Volume) storeBlock(ed Editor, in *Inode, old, a *xattrArea) error {
 // moveToBlock makes b, which may be 0, the attribute block of an inode, and gives old up, if it
 // had that.
 func (v *Volume) moveToBlock(ed Editor, in *Inode, old *xattrArea, b Block) error {
-	sectors := uint64(v.BlockSize) << v.ClusterBits >> 9
 	if old.data != nil {
 		if err := v.releaseBlock(ed, old); err != nil {
 			return err
 		}
-		in.Sectors -= min(sectors, in.Sectors)
+		in.Sectors -= min(v.clusterSectors(), in.Sectors)
 	}
 	if in.FileACL = b; b != 0 {
-		in.Sectors += sectors
+		in.Sectors += v.clusterSectors()
 	}
 	return nil
 }

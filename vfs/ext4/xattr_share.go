@@ -6,8 +6,6 @@ package ext4
 // changes it, takes it out. It is there to be found by other inodes with the same attributes. What
 // an attempt adds waits in fresh for it to succeed.
 type xattrSpace struct {
-	block  []byte // an attribute block in the making
-	acl    []byte // an ACL in the making
 	shared [xattrSharedMax]sharedBlock
 	fresh  [4]sharedBlock
 	nfresh int
@@ -20,10 +18,6 @@ const xattrSharedMax = 512
 type sharedBlock struct {
 	block Block
 	hash  uint32
-}
-
-func newXattrSpace(v *Volume) xattrSpace {
-	return xattrSpace{block: make([]byte, v.BlockSize), acl: make([]byte, v.BlockSize)}
 }
 
 // begin keeps what the attempt before has added.

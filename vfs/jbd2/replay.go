@@ -213,20 +213,3 @@ func (b *batch) writeOut(first ext4.Block) error {
 	}
 	return nil
 }
-
-// FastCommits returns the number of blocks for fast commits, 0 if the journal has no such feature.
-func (l *Log) FastCommits() int {
-	if l.Empty() || l.fcFirst >= l.fcEnd {
-		return 0
-	}
-	return int(l.fcEnd - l.fcFirst)
-}
-
-// ReadFastCommit reads block i of those for fast commits into p.
-func (l *Log) ReadFastCommit(i int, p []byte) error {
-	_, err := l.c.Log.ReadAt(p, l.offset(l.fcFirst+LogBlock(i)))
-	if err != nil {
-		return fmt.Errorf("reading log block %d: %w", l.fcFirst+LogBlock(i), err)
-	}
-	return nil
-}

@@ -16,7 +16,9 @@ var le = binary.LittleEndian
 // logBlocksMax is the most blocks a log may have: the most that mke2fs makes.
 const logBlocksMax = 10240000
 
-// external says that the journal is a device of its own.
+// External says that the journal is a device of its own.
+func External(vol *ext4.Volume) bool { return external(vol) }
+
 func external(vol *ext4.Volume) bool { return vol.JournalUUID() != [16]byte{} }
 
 // find says where the log is.

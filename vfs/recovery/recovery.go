@@ -4,11 +4,16 @@
 // What is written follows the order of the kernel, so that recovery may be cut short anywhere and
 // run again: the replayed blocks; the journal's superblock, which now says that the log is empty;
 // the filesystem's superblock without needs_recovery. Each is on stable storage before the next.
+//
+// Fast commits are carried out in memory, and what they change is put into the log as the
+// transaction that they were a substitute for. From its commit block on, they do not count any
+// more; until then, they are as good as before.
 package recovery
 
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"asyncfsd/vfs/ext4"
 	"asyncfsd/vfs/jbd2"
@@ -108,18 +113,28 @@ func Recover(dev Storage, vol *ext4.Volume, o Options) (Report, error) {
 	if o.ReadOnly {
 		return Report{}, ErrReadOnly
 	}
-	return replay(dev, vol, log, o)
+	return replay(dev, vol, c, log, o)
 }
 
 // replay does what the package comment says.
-func replay(dev Storage, vol *ext4.Volume, log *jbd2.Log, o Options) (Report, error) {
+func replay(dev Storage, vol *ext4.Volume, c jbd2.Config, log *jbd2.Log, o Options) (Report,
+	error) {
 	r := Report{Replayed: true, Errno: log.Errno()}
 	if err := log.Scan(); err != nil {
 		return r, err
 	}
-	var err error
+	fc, err := scanFastCommits(vol, log)
+	if err != nil {
+		return r, err
+	}
 	if r.Stats, err = log.Replay(); err != nil {
 		return r, err
+	}
+	if fc != nil && fc.Commits > 0 {
+		r.FastCommits, r.FastTags = fc.Commits, fc.Tags
+		if log, err = replayFast(dev, c, log, fc, o); err != nil {
+			return r, fmt.Errorf("replaying the fast commits: %w", err)
+		}
 	}
 	if err := log.MarkEmpty(); err != nil {
 		return r, err
@@ -133,15 +148,70 @@ func replay(dev Storage, vol *ext4.Volume, log *jbd2.Log, o Options) (Report, er
 	return r, nil
 }
 
-// OpenLog opens the journal of a filesystem that Recover has left clean, for writing; nil if it has
-// none. Errors are one line.
-func OpenLog(dev Storage, vol *ext4.Volume, o Options) (*jbd2.Log, error) {
-	if !vol.HasCompat(ext4.CompatHasJournal) {
+// scanFastCommits returns the fast commits to the transaction behind the log, nil if the journal
+// has no room for any.
+func scanFastCommits(vol *ext4.Volume, log *jbd2.Log) (*ext4.FastCommits, error) {
+	if log.FastCommits() == 0 {
 		return nil, nil
 	}
-	c, err := find(dev, vol, o)
+	return vol.ScanFastCommits(log.FastCommits(), log.ReadFastCommit, uint32(log.Next()))
+}
+
+// replayFast carries the fast commits out, once the log has been replayed, and returns the log as
+// it is then, replayed again.
+func replayFast(dev Storage, c jbd2.Config, log *jbd2.Log, fc *ext4.FastCommits, o Options) (
+	*jbd2.Log, error) {
+	vol, err := ext4.Open(dev, dev.Size(), ext4.OpenOptions{Super: o.Super})
 	if err != nil {
 		return nil, err
 	}
-	return jbd2.Open(c)
+	now := time.Now()
+	changed, err := fc.Replay(vol, dev, vol.ClampTime(ext4.Timespec{Sec: now.Unix(),
+		Nsec: uint32(now.Nanosecond())}))
+	if err != nil {
+		return nil, err
+	}
+	entry := func(i int) jbd2.Entry { return jbd2.Entry(changed[i]) }
+	logged, err := log.Append(len(changed), entry, uint64(now.Unix()), uint32(now.Nanosecond()))
+	if err != nil {
+		return nil, err
+	}
+	if logged {
+		if log, err = jbd2.Open(c); err == nil {
+			err = log.Scan()
+		}
+		if err != nil {
+			return nil, err
+		}
+		_, err = log.Replay()
+		return log, err
+	}
+	// NB: this is not safe from a crash in the middle, but what the kernel does each time.
+	for _, b := range changed {
+		if _, err := dev.WriteAt(b.Data, int64(b.Block)<<vol.BlockBits); err != nil {
+			return nil, err
+		}
+	}
+	return log, dev.Flush()
+}
+
+// OpenLog opens the journal inside the filesystem for writing, once Recover has left it empty; nil
+// if there is none. Errors are those of Recover.
+func OpenLog(dev Storage, vol *ext4.Volume) (*jbd2.Log, error) {
+	if !vol.HasCompat(ext4.CompatHasJournal) {
+		return nil, nil
+	}
+	c, err := find(dev, vol, Options{})
+	if err != nil {
+		return nil, err
+	}
+	log, err := jbd2.Open(c)
+	if err != nil || log.Empty() {
+		return log, err
+	}
+	// Nobody needs what is in it: the superblock says so. As the kernel, go on behind it.
+	if err := log.Scan(); err != nil {
+		return nil, err
+	}
+	return log, log.MarkEmpty()
 }

@@ -1,0 +1,246 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"asyncfsd/internal/testenv"
+)
+
+// newImage makes an empty filesystem.
+func newImage(t *testing.T, args ...string) string {
+	t.Helper()
+	testenv.NeedProgram(t, "mke2fs", "e2fsck")
+	path := filepath.Join(t.TempDir(), "image")
+	args = append([]string{"-q", "-F", "-t", "ext4"}, args...)
+	out, err := exec.Command("mke2fs", append(args, path, "64M")...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("mke2fs: %v: %s", err, out)
+	}
+	return path
+}
+
+// check wants e2fsck to find nothing.
+func check(t *testing.T, path string) {
+	t.Helper()
+	if out, err := exec.Command("e2fsck", "-fn", path).CombinedOutput(); err != nil {
+		t.Errorf("e2fsck: %v: %s", err, out)
+	}
+}
+
+// filled is what fill leaves behind: names, and the sizes of files.
+var filled = map[string]int64{"dir/moved": 5, "dir/hard": 5, "linked": 5000, "mapped": 65536,
+	"large": 3<<20 + 1, "cut": 4097, "dir/gone": -1}
+
+// fill changes a filesystem in every way that files are used in.
+func fill(t *testing.T, mnt string) {
+	must := func(errs ...error) {
+		t.Helper()
+		if err := errors.Join(errs...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	in := func(name string) string { return filepath.Join(mnt, name) }
+	large := bytes.Repeat([]byte("0123456789"), 400_000)[:3<<20+1]
+	must(os.Mkdir(in("dir"), 0o755), os.Mkdir(in("dir/gone"), 0o700),
+		os.WriteFile(in("file"), []byte("hello"), 0o644),
+		os.Link(in("file"), in("dir/hard")), os.Rename(in("file"), in("dir/moved")),
+		os.Symlink("../x", in("dir/symlink")),
+		unix.Mknod(in("fifo"), unix.S_IFIFO|0o600, 0),
+		os.WriteFile(in("large"), large, 0o600),
+		os.WriteFile(in("cut"), large, 0o600), os.Truncate(in("cut"), 4097),
+		unix.Setxattr(in("dir"), "user.name", []byte("value"), 0))
+	if err := os.Mkdir(in(strings.Repeat("n", 256)), 0o755); !errors.Is(err, unix.ENAMETOOLONG) {
+		t.Errorf("a long name: %v", err)
+	}
+	if have, err := os.ReadFile(in("large")); err != nil || !bytes.Equal(have, large) {
+		t.Errorf("large file: %d bytes, %v", len(have), err)
+	}
+	nameless(t, mnt)
+	mapped(t, in("mapped"))
+	for i := range 100 {
+		must(os.WriteFile(in(fmt.Sprintf("dir/gone/%d", i)), large[:i*50], 0o600))
+	}
+	must(os.RemoveAll(in("dir/gone")))
+}
+
+// nameless has files without a name: removed while open, and made without one.
+func nameless(t *testing.T, mnt string) {
+	f, err := os.Create(filepath.Join(mnt, "removed"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	_, _ = f.Write(make([]byte, 100_000))
+	_ = os.Remove(f.Name())
+	if st, err := f.Stat(); err != nil || st.Size() != 100_000 {
+		t.Errorf("removed: %v", err)
+	}
+	if _, err := f.WriteAt([]byte("more"), 100_000); err != nil {
+		t.Errorf("removed: %v", err)
+	}
+	fd, err := unix.Open(mnt, unix.O_RDWR|unix.O_TMPFILE|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	_, _ = unix.Write(fd, make([]byte, 5000))
+	err = unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", fd), unix.AT_FDCWD,
+		filepath.Join(mnt, "linked"), unix.AT_SYMLINK_FOLLOW)
+	if err != nil {
+		t.Errorf("linkat: %v", err)
+	}
+}
+
+// mapped has a file seen through the page cache, a mapping and direct I/O at once.
+func mapped(t *testing.T, path string) {
+	if err := os.WriteFile(path, make([]byte, 65536), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.Open(path, unix.O_RDWR|unix.O_DIRECT|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	mem, err := unix.Mmap(fd, 0, 65536, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Munmap(mem)
+	page, err := unix.Mmap(-1, 0, 4096, unix.PROT_READ|unix.PROT_WRITE,
+		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Munmap(page)
+	copy(mem, "mapping")
+	if _, err := unix.Pread(fd, page, 0); err != nil || !bytes.HasPrefix(page, []byte("mapping")) {
+		t.Errorf("direct read after a write to the mapping: %.10q, %v", page, err)
+	}
+	copy(page, "direct")
+	if _, err := unix.Pwrite(fd, page, 4096); err != nil || string(mem[4096:4102]) != "direct" {
+		t.Errorf("mapping after a direct write: %.10q, %v", mem[4096:], err)
+	}
+	if text, err := os.ReadFile(path); err != nil || string(text[4096:4102]) != "direct" {
+		t.Errorf("read after a direct write: %v", err)
+	}
+}
+
+// verify looks for what fill has left.
+func verify(t *testing.T, mnt string) {
+	t.Helper()
+	for name, size := range filled {
+		st, err := os.Lstat(filepath.Join(mnt, name))
+		if size < 0 && !errors.Is(err, unix.ENOENT) || size >= 0 && (err != nil ||
+			st.Size() != size) {
+			t.Errorf("%s: %+v, %v", name, st, err)
+		}
+	}
+}
+
+// TestWrite writes, unmounts, and looks at what is there: with e2fsck and in another mount.
+func TestWrite(t *testing.T) {
+	testenv.NeedRoot(t)
+	for _, c := range [][2]string{{"rw", ""}, {"writeback_cache", ""}, {"sync,dirsync", ""},
+		{"noatime", "^has_journal"}, {"strictatime", "^metadata_csum,^64bit"}} {
+		t.Run(c[0]+" "+c[1], func(t *testing.T) {
+			mnt, path := mountpoint(t), newImage(t, "-O", "extent,"+c[1])
+			if r := asyncfsd(t, "-o", c[0], path, mnt); r.code != 0 || r.stderr != "" {
+				t.Fatalf("exit code %d: %s", r.code, r.stderr)
+			}
+			fill(t, mnt)
+			verify(t, mnt)
+			umount(t, mnt)
+			check(t, path)
+			mount(t, "-o", "ro", path, mnt)
+			verify(t, mnt)
+			if err := os.Mkdir(filepath.Join(mnt, "x"), 0o755); !errors.Is(err, unix.EROFS) {
+				t.Errorf("read-only: %v", err)
+			}
+		})
+	}
+}
+
+// TestWriteEnds ends daemons that have written, by the signal to unmount and by force: what was
+// synced is there in the next mount, and what had no name is gone.
+func TestWriteEnds(t *testing.T) {
+	testenv.NeedRoot(t)
+	for _, signal := range []unix.Signal{unix.SIGTERM, unix.SIGKILL} {
+		t.Run(unix.SignalName(signal), func(t *testing.T) {
+			mnt, path := mountpoint(t), newImage(t)
+			lock := filepath.Join(t.TempDir(), "lock")
+			if r := asyncfsd(t, "-o", "lockfile="+lock, path, mnt); r.code != 0 {
+				t.Fatalf("exit code %d: %s", r.code, r.stderr)
+			}
+			fill(t, mnt)
+			// NB: FUSE does not pass sync(2) on. Whatever is synced, the journal is committed.
+			linked, err := os.Open(filepath.Join(mnt, "linked"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := linked.Sync(); err != nil {
+				t.Error(err)
+			}
+			_ = linked.Close()
+			end(t, lock, signal)
+			if signal == unix.SIGKILL {
+				_ = unix.Unmount(mnt, unix.MNT_DETACH)
+			} else {
+				check(t, path)
+			}
+			if r := asyncfsd(t, path, mnt); r.code != 0 {
+				t.Fatalf("exit code %d: %s", r.code, r.stderr)
+			}
+			verify(t, mnt)
+			umount(t, mnt)
+			check(t, path)
+		})
+	}
+}
+
+// end ends the daemon with a lock file by a signal, and waits until it is gone.
+func end(t *testing.T, lock string, signal unix.Signal) {
+	t.Helper()
+	text, err := os.ReadFile(lock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Kill(pid, signal); err != nil {
+		t.Fatal(err)
+	}
+	for late := time.Now().Add(20 * time.Second); unix.Kill(pid, 0) == nil; {
+		if time.Now().After(late) {
+			t.Fatal("the daemon did not end")
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// TestWriteImpossible mounts for reading what cannot be written, and says why.
+func TestWriteImpossible(t *testing.T) {
+	testenv.NeedRoot(t)
+	mnt, path := mountpoint(t), newImage(t, "-O", "mmp")
+	r := asyncfsd(t, path, mnt)
+	if r.code != 0 || strings.Count(r.stderr, "\n") != 1 ||
+		!strings.Contains(r.stderr, "mounted read-only: ") {
+		t.Errorf("exit code %d: %s", r.code, r.stderr)
+	}
+	if err := os.Mkdir(filepath.Join(mnt, "x"), 0o755); !errors.Is(err, unix.EROFS) {
+		t.Errorf("mkdir: %v", err)
+	}
+	umount(t, mnt)
+}

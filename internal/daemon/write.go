@@ -1,0 +1,81 @@
+package daemon
+
+import (
+	"strings"
+
+	"asyncfsd/internal/options"
+	"asyncfsd/vfs"
+	"asyncfsd/vfs/ext4"
+	"asyncfsd/vfs/recovery"
+)
+
+// cannotWrite says why the filesystem can only be read, "" if it can be written.
+func (i *Instance) cannotWrite() string {
+	reasons := i.vol.ReadOnlyReasons()
+	super := i.config.Options.Super
+	switch {
+	case !vfs.CanWrite:
+		return "writing is not supported by this version"
+	case i.dev.ReadOnly():
+		return "the source cannot be written"
+	case len(reasons) > 0:
+		return "features that can only be read: " + strings.Join(reasons, ", ")
+	case i.vol.HasIncompat(ext4.IncompatMMP):
+		return "multiple mount protection (mmp) is not kept up"
+	case recovery.External(i.vol):
+		return "the journal is on another device"
+	case super != 0 && super != ext4.SuperOffset:
+		return "a backup superblock is in use (sb=)"
+	}
+	return ""
+}
+
+// writeConfig is what the filesystem has to know to be written. The journal was recovered.
+func (i *Instance) writeConfig() (*vfs.WriteConfig, error) {
+	o := i.config.Options
+	log, err := recovery.OpenLog(i.storage, i.vol)
+	if err != nil {
+		return nil, err
+	}
+	d := i.vol.Defaults()
+	w := &vfs.WriteConfig{Storage: i.storage, Log: log, CommitSeconds: o.CommitSeconds,
+		NoBarrier: !o.Barrier.Or(!d.NoBarrier), Discard: o.Discard.Or(d.Discard),
+		Grpid: o.Grpid.Or(d.Grpid), ResUID: d.ResUID, ResGID: d.ResGID,
+		Errors: errorsMode(o.Errors, d.Errors), Atime: atimeMode(o),
+		NoDirAtime: o.NoDirAtime, LazyTime: o.LazyTime, Sync: o.Sync, DirSync: o.DirSync,
+		Mountpoint: i.config.Mountpoint}
+	if o.SetResUID {
+		w.ResUID = o.ResUID
+	}
+	if o.SetResGID {
+		w.ResGID = o.ResGID
+	}
+	return w, nil
+}
+
+// errorsMode is what errors= asks for, or else what the superblock says.
+func errorsMode(option string, superblock uint16) vfs.ErrorsMode {
+	switch {
+	case option == "continue":
+		return vfs.ErrorsContinue
+	case option == "remount-ro":
+		return vfs.ErrorsRemountRO
+	case option == "panic":
+		return vfs.ErrorsPanic
+	case superblock == ext4.ErrorsRO:
+		return vfs.ErrorsRemountRO
+	case superblock == ext4.ErrorsPanic:
+		return vfs.ErrorsPanic
+	}
+	return vfs.ErrorsContinue
+}
+
+func atimeMode(o *options.Options) vfs.AtimeMode {
+	switch {
+	case o.NoAtime:
+		return vfs.AtimeNever
+	case o.StrictAtime:
+		return vfs.AtimeStrict
+	}
+	return vfs.AtimeRelative
+}

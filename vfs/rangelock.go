@@ -1,0 +1,48 @@
+package vfs
+
+import (
+	"slices"
+
+	"asyncfsd/asyncq"
+	"asyncfsd/vfs/ext4"
+)
+
+// rangeLock excludes others from writing to blocks [first, last] of a file: between the moment in
+// which a write finds a hole and the one in which its blocks become part of the file, and while a
+// sector of which it knows only a part is read. Readers need none.
+type rangeLock struct {
+	slot        asyncq.Slot
+	ino         ext4.Ino
+	first, last ext4.Lblk
+}
+
+const lblkLast = ^ext4.Lblk(0)
+
+// lockRange locks blocks of an inode for the operation, until it is over.
+func (tx *Tx) lockRange(ino ext4.Ino, first, last ext4.Lblk) error {
+	w := tx.fs.w
+	if tx.op.locked {
+		return nil
+	}
+	for i := range w.locks {
+		l := &w.locks[i]
+		if l.ino == ino && l.first <= last && first <= l.last {
+			return tx.stallOn(&w.rangeWait, wantRange)
+		}
+	}
+	w.locks = append(w.locks, rangeLock{tx.slot, ino, first, last})
+	tx.op.locked = true
+	return nil
+}
+
+// unlockRange ends the lock of slot s. Those who wait look again.
+func (w *writer) unlockRange(s asyncq.Slot, op *Op) {
+	if !op.locked {
+		return
+	}
+	op.locked = false
+	i := slices.IndexFunc(w.locks, func(l rangeLock) bool { return l.slot == s })
+	w.locks[i] = w.locks[len(w.locks)-1]
+	w.locks = w.locks[:len(w.locks)-1]
+	w.fs.loop.Table.WakeAll(&w.rangeWait, 0)
+}

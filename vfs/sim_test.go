@@ -1,0 +1,410 @@
+package vfs_test
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"asyncfsd/asyncq"
+	"asyncfsd/blockdev"
+	"asyncfsd/vfs"
+	"asyncfsd/vfs/ext4"
+	"asyncfsd/vfs/recovery"
+)
+
+// The simulation: device, table and filesystem on one goroutine, with completions in an order that
+// is a function of the seed. Random operations are held against a model in memory. Then the power
+// is cut at several points, and any subset of the sectors that were not durable survives, see
+// blockdev.Record for the fault model. What is recovered from that must be clean for e2fsck, both
+// after its own recovery and after ours, and be the state after some operation that is not earlier
+// than the last one which fsync promised.
+var (
+	simSeed  = flag.Uint64("sim.seed", 0, "run this seed only")
+	simSeeds = flag.Uint64("sim.seeds", 6, "how many seeds each kind of filesystem gets")
+	simOps   = flag.Int("sim.ops", 120, "operations of one run")
+	simCuts  = flag.Int("sim.cuts", 6, "power cuts of one run")
+)
+
+// memBed is a filesystem in memory.
+type memBed struct {
+	*vfs.Client
+	loop   *asyncq.Loop
+	fs     *vfs.FS
+	record *blockdev.Record
+	fault  *blockdev.Fault
+	data   []byte
+}
+
+// openMem opens an image in memory for writing. Its completions come in the order of seed.
+func openMem(data []byte, seed uint64, stall bool) (*memBed, error) {
+	engine := asyncq.NewSim(seed)
+	l := asyncq.New(asyncq.Config{Engine: engine, Seed: seed, Now: engine.Now})
+	b := &memBed{loop: l, data: data}
+	b.fault = blockdev.NewFault(l, blockdev.NewMem(l, "mem", data, 512, false), seed)
+	b.record = blockdev.NewRecord(l, b.fault, data)
+	p, err := blockdev.NewProvider(l, b.record)
+	if err != nil {
+		return nil, err
+	}
+	storage := p.Sync()
+	vol, err := ext4.Open(storage, int64(len(data)), ext4.OpenOptions{})
+	if err != nil {
+		return nil, err
+	}
+	report, err := recovery.Recover(storage, vol, recovery.Options{})
+	if err != nil {
+		return nil, err
+	}
+	if report.Replayed {
+		if vol, err = ext4.Open(storage, int64(len(data)), ext4.OpenOptions{}); err != nil {
+			return nil, err
+		}
+	}
+	log, err := recovery.OpenLog(storage, vol)
+	if err != nil {
+		return nil, err
+	}
+	arena, err := blockdev.NewArena(vfs.WritableFrames << vol.BlockBits)
+	if err != nil {
+		return nil, err
+	}
+	b.fs, err = vfs.New(vfs.Config{Loop: l, Device: b.record, Volume: vol, Arena: arena,
+		Write: &vfs.WriteConfig{Storage: storage, Log: log}})
+	if err != nil {
+		return nil, err
+	}
+	if stall {
+		b.fs.StallOnce()
+	}
+	b.Client = vfs.NewClient(b.fs)
+	return b, nil
+}
+
+// close gives the memory back.
+func (b *memBed) close() {
+	b.fs.FreeMemory()
+	_ = b.loop.Close()
+}
+
+// simState is what the model knows after an operation: names to files, and files to contents.
+type simState struct {
+	names map[string]int
+	data  map[int][]byte
+	begun int // point of the device's time at which the operation began
+}
+
+func (s *simState) clone() *simState {
+	c := &simState{names: map[string]int{}, data: map[int][]byte{}}
+	for k, v := range s.names {
+		c.names[k] = v
+	}
+	for k, v := range s.data {
+		c.data[k] = v
+	}
+	return c
+}
+
+// promise says that from a point on no state before one may be seen.
+type promise struct{ point, state int }
+
+type simRun struct {
+	t        *testing.T
+	b        *memBed
+	rng      *rand.Rand
+	states   []*simState
+	promises []promise
+	touched  map[int]int // file to the last state that changed it
+	inos     map[int]ext4.Ino
+	files    int
+}
+
+func TestSim(t *testing.T) {
+	kinds := map[string][]string{
+		"ext4-1k": {"-t", "ext4", "-b", "1024", "-J", "size=1"},
+		"ext4":    {"-t", "ext4", "-b", "4096", "-J", "size=4"},
+		"ext3-1k": {"-t", "ext3", "-b", "1024", "-J", "size=1"},
+		"old": {"-t", "ext4", "-b", "1024", "-O", "^metadata_csum,uninit_bg,^64bit", "-J",
+			"size=1"},
+	}
+	for name, args := range kinds {
+		path := mkfs(t, 24<<20, args...)
+		base, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		first, last := uint64(1), *simSeeds
+		if *simSeed != 0 {
+			first, last = *simSeed, *simSeed
+		}
+		for seed := first; seed <= last; seed++ {
+			t.Run(fmt.Sprintf("%s/%d", name, seed), func(t *testing.T) {
+				simulate(t, slices.Clone(base), seed)
+			})
+		}
+	}
+}
+
+func simulate(t *testing.T, data []byte, seed uint64) {
+	b, err := openMem(data, seed, seed%3 == 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &simRun{t: t, b: b, rng: rand.New(rand.NewPCG(seed, 3)), touched: map[int]int{},
+		inos: map[int]ext4.Ino{}}
+	r.states = []*simState{{names: map[string]int{}, data: map[int][]byte{}}}
+	for range *simOps {
+		r.operation()
+		if t.Failed() {
+			return
+		}
+	}
+	end := b.record.Now()
+	points := b.record.Boundaries()
+	for range *simCuts {
+		point := r.rng.IntN(end + 1)
+		if len(points) > 0 && r.rng.IntN(2) == 0 {
+			point = points[r.rng.IntN(len(points))]
+		}
+		keep := blockdev.KeepRandom(r.rng.Uint64())
+		switch r.rng.IntN(4) {
+		case 0:
+			keep = blockdev.KeepNone
+		case 1:
+			keep = blockdev.KeepAll
+		}
+		r.cut(point, keep)
+		if t.Failed() {
+			return
+		}
+	}
+	if err := b.fs.Unmount(); err != nil {
+		t.Fatal(err)
+	}
+	r.fsck(b.data, "-fn", "after unmounting")
+}
+
+// name picks one of a few names, in one of two directories' worth.
+func (r *simRun) name() string { return fmt.Sprint("f", r.rng.IntN(12)) }
+
+// operation does one random operation on the filesystem and on the model.
+func (r *simRun) operation() {
+	before := r.states[len(r.states)-1]
+	s := before.clone()
+	s.begun = r.b.record.Now()
+	name := r.name()
+	id, exists := s.names[name]
+	var err error
+	switch k := r.rng.IntN(20); {
+	case k < 2 || !exists && k < 12:
+		err = r.create(s, name, exists)
+	case !exists:
+		return
+	case k < 9:
+		err = r.write(s, id)
+	case k < 11:
+		size := r.rng.IntN(40000)
+		err = r.b.Truncate(r.inos[id], uint64(size))
+		p := make([]byte, size)
+		copy(p, s.data[id])
+		s.data[id] = p
+		r.touched[id] = len(r.states)
+	case k < 13:
+		err = r.b.Unlink(ext4.RootIno, name)
+		delete(s.names, name)
+	case k < 15:
+		to := r.name()
+		err = r.b.Rename(ext4.RootIno, name, ext4.RootIno, to, 0)
+		if to != name {
+			delete(s.names, name)
+			s.names[to] = id
+			r.touched[id] = len(r.states)
+		}
+	case k < 16:
+		off, n := r.rng.IntN(40000), 1+r.rng.IntN(20000)
+		err = r.b.Fallocate(r.inos[id], unix.FALLOC_FL_KEEP_SIZE|unix.FALLOC_FL_PUNCH_HOLE,
+			uint64(off), uint64(n))
+		p := slices.Clone(s.data[id])
+		if off < len(p) {
+			clear(p[off:min(off+n, len(p))])
+		}
+		s.data[id] = p
+		r.touched[id] = len(r.states)
+	default:
+		r.sync(id, k < 18)
+		return
+	}
+	if err != nil {
+		r.t.Fatalf("operation %d on %s: %v", len(r.states), name, err)
+	}
+	r.states = append(r.states, s)
+}
+
+func (r *simRun) create(s *simState, name string, exists bool) error {
+	a, err := r.b.Mknod(ext4.RootIno, name, unix.S_IFREG|0o644, 0)
+	if exists {
+		if err != unix.EEXIST {
+			return fmt.Errorf("create of %s, which exists: %v", name, err)
+		}
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	r.files++
+	r.inos[r.files] = a.Ino
+	s.names[name], s.data[r.files] = r.files, nil
+	r.touched[r.files] = len(r.states)
+	return nil
+}
+
+func (r *simRun) write(s *simState, id int) error {
+	off, n := r.rng.IntN(30000), 1+r.rng.IntN(9000)
+	if r.rng.IntN(2) == 0 {
+		off = len(s.data[id])
+	}
+	p := bytes.Repeat([]byte{byte(1 + len(r.states)%255)}, n)
+	_, err := r.b.WriteAt(r.inos[id], p, int64(off))
+	all := make([]byte, max(len(s.data[id]), off+n))
+	copy(all, s.data[id])
+	copy(all[off:], p)
+	s.data[id] = all
+	r.touched[id] = len(r.states)
+	return err
+}
+
+// sync has one file or everything made durable, and notes what that promises.
+func (r *simRun) sync(id int, everything bool) {
+	ino, state := r.inos[id], r.touched[id]
+	if everything {
+		ino, state = 0, len(r.states)-1
+	}
+	if err := r.b.Fsync(ino); err != nil {
+		r.t.Fatal(err)
+	}
+	r.promises = append(r.promises, promise{r.b.record.Now(), state})
+}
+
+// cut checks what a power cut leaves.
+func (r *simRun) cut(point int, keep blockdev.Keep) {
+	image := r.b.record.Image(point, keep)
+	r.fsck(slices.Clone(image), "-fy", fmt.Sprint("power cut at ", point))
+	first, last := 0, len(r.states)-1
+	for _, p := range r.promises {
+		if p.point <= point {
+			first = max(first, p.state)
+		}
+	}
+	for last > first && r.states[last].begun > point {
+		last--
+	}
+	b, err := openMem(image, 0, false)
+	if err != nil {
+		r.t.Fatalf("power cut at %d: %v", point, err)
+	}
+	if why := r.matches(b, first, last); why != "" {
+		r.t.Errorf("power cut at %d: none of the states %d to %d: %s", point, first, last, why)
+	}
+	if err := b.fs.Unmount(); err != nil {
+		r.t.Fatal(err)
+	}
+	r.fsck(b.data, "-fn", fmt.Sprintf("power cut at %d, recovered here", point))
+}
+
+// matches says why what b shows is no state from first to last.
+func (r *simRun) matches(b *memBed, first, last int) (why string) {
+	entries, err := b.ReadDir(ext4.RootIno)
+	if err != nil {
+		return err.Error()
+	}
+	have := map[string][]byte{}
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name, "f") {
+			a, err := b.Getattr(e.Ino)
+			if err != nil {
+				return err.Error()
+			}
+			p := make([]byte, a.Size)
+			if n, err := b.Client.ReadAt(e.Ino, p, 0); n != len(p) {
+				return fmt.Sprintf("%s: read %d of %d: %v", e.Name, n, len(p), err)
+			}
+			have[e.Name] = p
+		}
+	}
+	for i := last; i >= first; i-- {
+		reason := r.matchesState(have, i, first, last)
+		if reason == "" {
+			return ""
+		}
+		why += fmt.Sprintf("\n\t%d: %s", i, reason)
+	}
+	return why
+}
+
+// matchesState compares with the names and sizes of a state. Data that are overwritten in place
+// may be of any state in question.
+func (r *simRun) matchesState(have map[string][]byte, state, first, last int) string {
+	s := r.states[state]
+	if len(have) != len(s.names) {
+		return fmt.Sprintf("%d names instead of %d", len(have), len(s.names))
+	}
+	for name, id := range s.names {
+		p, ok := have[name]
+		if !ok {
+			return name + " is missing"
+		}
+		if len(p) != len(s.data[id]) {
+			return fmt.Sprintf("%s has %d bytes instead of %d", name, len(p), len(s.data[id]))
+		}
+	bytes:
+		for i, x := range p {
+			for k := first; k <= last; k++ {
+				d := r.states[k].data[id]
+				if i < len(d) && d[i] == x || i >= len(d) && x == 0 {
+					continue bytes
+				}
+			}
+			return fmt.Sprintf("%s: byte %d is %d, which it never was", name, i, x)
+		}
+	}
+	return ""
+}
+
+// counts are what e2fsck repairs after any crash: the kernel's ext4, too, leaves the sums in the
+// superblock to be computed from the groups.
+var counts = regexp.MustCompile(`(?m)^Free (blocks|inodes) count wrong \(.*\n`)
+
+func (r *simRun) fsck(image []byte, how, when string) {
+	r.t.Helper()
+	fsckImage(r.t, image, how, when)
+}
+
+// fsckImage holds an image against e2fsck.
+// With -fy it recovers the journal and must find nothing else.
+func fsckImage(t testing.TB, image []byte, how, when string) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "image")
+	if err := os.WriteFile(path, image, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	defer os.Remove(path)
+	out, err := exec.Command("e2fsck", how, path).CombinedOutput()
+	code := 0
+	if e, ok := err.(*exec.ExitError); ok {
+		code = e.ExitCode()
+	}
+	text := counts.ReplaceAllString(string(out), "")
+	text = strings.ReplaceAll(text, "Fix? yes\n", "")
+	if code > 1 || how == "-fn" && code != 0 || strings.Contains(text, "? yes") {
+		t.Errorf("%s: e2fsck %s: %d\n%s", when, how, code, out)
+	}
+}

@@ -1,0 +1,337 @@
+package vfs
+
+import (
+	"golang.org/x/sys/unix"
+
+	"asyncfsd/asyncq"
+	"asyncfsd/vfs/ext4"
+)
+
+// A write goes in rounds, each of at most runsMax runs of the device, of which at most piecesMax
+// become part of the file only by it:
+//
+//	once: read the sectors of which only a part is written
+//	find out what is behind the range; reserve blocks for holes, in memory
+//	write the data, and zeros around it in blocks that are new
+//	insert the reserved blocks, convert unwritten ones, set size and times: one transaction
+//
+// A crash before the transaction is durable leaves the blocks free: nobody ever sees what was in
+// them before. Overwritten blocks only need the last step for the times.
+const (
+	writeBegin uint8 = iota
+	writeMerge
+	writeMap
+	writePublish
+)
+
+// prepareWrite does the step that is next.
+func prepareWrite(fs *FS, tx *Tx, op *Op) error {
+	if err := fs.writable(tx, op); err != nil {
+		return err
+	}
+	if op.phase == writePublish {
+		return fs.publishWrite(tx, op)
+	}
+	if op.phase == writeBegin {
+		if err := fs.limitWrite(op); err != nil || op.Size == 0 {
+			return err
+		}
+		bits := fs.vol.BlockBits
+		last := ext4.Lblk((op.Off + uint64(op.Size) - 1) >> bits)
+		if err := tx.lockRange(op.Node, ext4.Lblk(op.Off>>bits), last); err != nil {
+			return err
+		}
+		op.pos = op.Off
+		if edges, err := fs.readEdges(tx, op); err != nil || edges {
+			return err
+		}
+	}
+	if op.phase <= writeMerge {
+		fs.merge(op)
+	}
+	err := fs.mapWrite(tx, op)
+	if err == unix.ENOSPC && op.pos > op.Off {
+		return nil // a short write: what is there stays
+	}
+	return err
+}
+
+// writable reads the inode of a file whose data are going to be changed.
+func (fs *FS) writable(tx *Tx, op *Op) error {
+	if err := fs.readable(tx, op); err != nil {
+		return err
+	}
+	in := &fs.inode
+	if in.Flags&(ext4.FlagImmutable|ext4.FlagVerity) != 0 {
+		return unix.EPERM
+	}
+	if in.Flags&ext4.FlagAppend != 0 && (op.Code != OpWrite || op.phase == writeBegin &&
+		op.Arg&WriteAppend == 0 && op.Off < in.Size) {
+		return unix.EPERM
+	}
+	return nil
+}
+
+// limitWrite finds out where an append goes, and cuts a write at the largest size of a file.
+func (fs *FS) limitWrite(op *Op) error {
+	in := &fs.inode
+	if op.Arg&WriteAppend != 0 && op.Arg&WriteCached == 0 {
+		op.Off = in.Size
+	}
+	most := fs.vol.SizeMax(in)
+	if op.Size > 0 && op.Off >= most {
+		return unix.EFBIG
+	}
+	op.Size = uint32(min(uint64(op.Size), most-op.Off))
+	return nil
+}
+
+// Which edges of a write are parts of sectors that hold something else, too.
+const (
+	edgeHead = 1 << iota
+	edgeLast
+)
+
+// edgeTail is where in the second buffer the last sector of a write lies; the first is at 0.
+const edgeTail = 4096
+
+// readEdges reads the sectors of existing blocks of which the write has only a part. It says
+// whether there are any.
+func (fs *FS) readEdges(tx *Tx, op *Op) (bool, error) {
+	sector := fs.sector
+	end := op.Off + uint64(op.Size)
+	op.edges, op.nruns = 0, 0
+	for i, pos := range [2]uint64{op.Off, end} {
+		if pos&(sector-1) == 0 {
+			continue
+		}
+		lblk := ext4.Lblk(pos >> fs.vol.BlockBits)
+		if err := fs.vol.Map(tx, &fs.inode, lblk, 1, &fs.run); err != nil {
+			return false, err
+		}
+		if fs.run.State != ext4.RunMapped {
+			continue
+		}
+		if op.edge == 0 {
+			if err := tx.bufferInto(&op.edge, edgeTail+uint32(sector)); err != nil {
+				return false, err
+			}
+		}
+		within := pos & uint64(fs.vol.BlockSize-1) &^ (sector - 1)
+		op.edges |= 1 << i
+		op.runs[op.nruns] = dataRun{off: int64(uint64(fs.run.Phys)<<fs.vol.BlockBits + within),
+			at: uint32(i * edgeTail), length: uint32(sector), kind: runEdge}
+		op.nruns++
+	}
+	if op.nruns == 0 {
+		return false, nil
+	}
+	op.writes, op.more, op.phase = false, true, writeMerge
+	return true, nil
+}
+
+// merge puts the data where they lie in their sectors, and completes the first and the last sector
+// with what was read of them, or with zeros. It may happen again after a stall: BufOff remembers
+// that data have moved.
+func (fs *FS) merge(op *Op) {
+	payload := fs.arena.Payload(op.Buf)
+	sector := uint32(fs.sector)
+	head := uint32(op.Off) & (sector - 1)
+	if head != op.BufOff {
+		copy(payload[head:], payload[:op.Size])
+		op.BufOff = head
+	}
+	clear(payload[:head])
+	if op.edges&edgeHead != 0 {
+		copy(payload[:head], fs.arena.Payload(op.edge))
+	}
+	end := head + op.Size
+	low := end &^ (sector - 1)
+	if end == low {
+		return
+	}
+	clear(payload[end : low+sector])
+	if op.edges&edgeLast != 0 {
+		copy(payload[end:low+sector], fs.arena.Payload(op.edge)[edgeTail+end-low:])
+	}
+}
+
+// mapWrite plans a round from op.pos on.
+func (fs *FS) mapWrite(tx *Tx, op *Op) error {
+	end := op.Off + uint64(op.Size)
+	op.nruns, op.npieces = 0, 0
+	pos := op.pos
+	for pos < end && op.nruns < runsMax-3 && op.npieces < piecesMax {
+		n, err := fs.mapPiece(tx, op, pos, end)
+		if err == unix.ENOSPC && pos > op.pos {
+			break
+		}
+		if err != nil {
+			op.npieces = 0 // what was reserved is undone with the attempt
+			return err
+		}
+		pos += n
+	}
+	op.roundEnd, op.writes, op.more, op.phase = pos, true, true, writePublish
+	return nil
+}
+
+// mapPiece plans what can be written in one run from pos on, and returns its length in bytes.
+func (fs *FS) mapPiece(tx *Tx, op *Op, pos, end uint64) (uint64, error) {
+	bits, size := fs.vol.BlockBits, uint64(fs.vol.BlockSize)
+	lblk, within := ext4.Lblk(pos>>bits), pos&(size-1)
+	want := uint32((within + end - pos + size - 1) >> bits)
+	in := &fs.inode
+	if err := fs.vol.Map(tx, in, lblk, want, &fs.run); err != nil {
+		return 0, err
+	}
+	phys, n := fs.run.Phys, fs.run.Len
+	fresh := fs.run.State != ext4.RunMapped
+	if fresh {
+		p := &op.pieces[op.npieces]
+		*p = piece{lblk: lblk, phys: phys, n: n, convert: true}
+		if fs.run.State == ext4.RunHole {
+			var err error
+			if phys, n, err = fs.reserve(tx, op, lblk, n); err != nil {
+				return 0, err
+			}
+			*p = piece{lblk: lblk, phys: phys, n: n}
+		}
+		op.npieces++
+	}
+	bytes := min(uint64(n)<<bits-within, end-pos)
+	fs.planRuns(op, uint64(phys)<<bits, pos, bytes, fresh)
+	return bytes, nil
+}
+
+// reserve reserves blocks for a hole of n blocks at lblk.
+func (fs *FS) reserve(tx *Tx, op *Op, lblk ext4.Lblk, n uint32) (ext4.Block, uint32, error) {
+	in := &fs.inode
+	goal, err := fs.vol.Goal(tx, in, lblk)
+	if err != nil {
+		return 0, 0, err
+	}
+	if op.npieces > 0 { // behind what this round has reserved, if that is next to it
+		if p := &op.pieces[op.npieces-1]; p.lblk+ext4.Lblk(p.n) == lblk {
+			goal = p.phys + ext4.Block(p.n)
+		}
+	}
+	return fs.vol.ReserveBlocks(tx, in, ext4.Alloc{Goal: goal, Root: fs.root(op),
+		Want: min(n, fs.vol.InsertMax(in, lblk))})
+}
+
+// planRuns plans the writing of bytes from pos of the file on to the blocks at byte at of the
+// device. In fresh blocks everything else becomes zeros.
+func (fs *FS) planRuns(op *Op, at, pos, bytes uint64, fresh bool) {
+	size, sector := uint64(fs.vol.BlockSize), fs.sector
+	within := pos & (size - 1)
+	low := within &^ (sector - 1)
+	high := (within + bytes + sector - 1) &^ (sector - 1)
+	if fresh && low > 0 {
+		fs.addRun(op, dataRun{off: int64(at), length: uint32(low), kind: runZeros})
+	}
+	from := pos - within + low - (op.Off &^ (sector - 1))
+	fs.addRun(op, dataRun{off: int64(at + low), at: uint32(from), length: uint32(high - low)})
+	if rest := -high & (size - 1); fresh && rest > 0 {
+		fs.addRun(op, dataRun{off: int64(at + high), length: uint32(rest), kind: runZeros})
+	}
+}
+
+func (fs *FS) addRun(op *Op, r dataRun) {
+	op.runs[op.nruns] = r
+	op.nruns++
+}
+
+// publishWrite makes what a round has written part of the file.
+func (fs *FS) publishWrite(tx *Tx, op *Op) error {
+	in := &fs.inode
+	for _, p := range op.pieces[:op.npieces] {
+		if err := fs.publishPiece(tx, in, &p); err != nil {
+			return err
+		}
+	}
+	grown := op.roundEnd > in.Size
+	in.Size = max(in.Size, op.roundEnd)
+	killed, err := fs.killPrivileges(tx, in, op.Arg&WriteKillSuidgid != 0)
+	if err != nil {
+		return err
+	}
+	t := fs.vol.ClampTime(op.now)
+	if grown || killed || op.npieces > 0 || in.Mtime != t || in.Ctime != t {
+		fs.modified(in, op.now)
+		if err := fs.write(tx, in); err != nil {
+			return err
+		}
+	}
+	// Nothing below fails: the round is over.
+	op.npieces = 0
+	op.pos, op.N = op.roundEnd, uint32(op.roundEnd-op.Off)
+	op.phase = writeMap
+	if op.pos < op.Off+uint64(op.Size) {
+		return ext4.ErrContinue
+	}
+	op.sync = op.Arg&WriteSync != 0 || in.Flags&ext4.FlagSync != 0
+	return nil
+}
+
+func (fs *FS) publishPiece(tx *Tx, in *ext4.Inode, p *piece) error {
+	if p.convert {
+		return fs.vol.ConvertRun(tx, in, p.lblk, p.n, true)
+	}
+	if err := fs.vol.PublishBlocks(tx, p.phys, p.n); err != nil {
+		return err
+	}
+	in.Sectors += uint64(p.n) << (fs.vol.BlockBits - 9)
+	return fs.vol.InsertRun(tx, in, p.lblk, p.phys, p.n, false)
+}
+
+// killPrivileges takes from a file what a change of its data or owner ends: capabilities, and if
+// asked for the setuid bit and the setgid bit of a file that its group may execute.
+func (fs *FS) killPrivileges(tx *Tx, in *ext4.Inode, suidgid bool) (bool, error) {
+	killed := false
+	if suidgid && !in.IsDir() {
+		mode := in.Mode &^ unix.S_ISUID
+		if mode&unix.S_IXGRP != 0 {
+			mode &^= unix.S_ISGID
+		}
+		killed, in.Mode = mode != in.Mode, mode
+	}
+	if in.FileACL == 0 && len(in.InBody) < 4 {
+		return killed, nil
+	}
+	err := fs.vol.RemoveXattr(tx, in, ext4.XattrIndexSecurity, capability)
+	switch err {
+	case nil:
+		return true, nil
+	case unix.ENODATA:
+		return killed, nil
+	}
+	return killed, err
+}
+
+var capability = []byte("capability")
+
+// unreserve gives back what an operation has reserved and not published.
+func (w *writer) unreserve(op *Op) {
+	for _, p := range op.pieces[:op.npieces] {
+		if !p.convert {
+			w.fs.vol.UnreserveBlocks(w.space, p.phys, p.n)
+		}
+	}
+	op.npieces = 0
+}
+
+// over ends what an operation holds of the writer: whether it went well or not.
+func (w *writer) over(s asyncq.Slot, op *Op) {
+	w.endData(op)
+	w.unlockRange(s, op)
+	w.space.Begin()
+	w.unreserve(op)
+	if op.edge != 0 {
+		w.fs.arena.Put(w.fs.loop.Table, op.edge)
+		op.edge = 0
+	}
+	if op.victim != 0 && op.Errno == 0 {
+		w.fs.evict(op.victim)
+	}
+}

@@ -1,0 +1,353 @@
+package vfs
+
+import (
+	"fmt"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"asyncfsd/asyncq"
+	"asyncfsd/blockdev"
+	"asyncfsd/vfs/ext4"
+	"asyncfsd/vfs/jbd2"
+)
+
+// writer is what a filesystem that is written has: the running transaction, and the machine that
+// commits it and writes its blocks in place. It is the provider that owns the machine's slot.
+//
+// The machine is, in straight lines:
+//
+//	for {
+//		wait until there is something to do, or the commit interval has passed
+//		if the running transaction is to be committed {
+//			copy it to the log's staging memory; from here on there is a new running one
+//			write all its log blocks but the last; flush; write the commit block durably
+//			its blocks may go in place; wake those who wait for it
+//			wait until no reader that began before its end is left; what it freed is free
+//		}
+//		if the log or the cache is getting full {
+//			write committed blocks in place, in order; flush
+//			advance the log's tail, durably
+//		}
+//	}
+//
+// Invariants: one transaction is committed at a time, and nothing is written in place meanwhile. A
+// block goes in place only if no transaction that is not durable holds it. Blocks are free for
+// others only when the transaction that freed them is durable.
+type writer struct {
+	fs      *FS
+	c       WriteConfig
+	cache   *blockdev.Cache
+	space   *ext4.Space
+	orphans *ext4.Orphans
+	log     *jbd2.Writer // nil without a journal
+
+	id    asyncq.ProviderID
+	slot  asyncq.Slot
+	stage writerStage
+	// inflight requests of the machine, and the first error among them.
+	inflight int
+	ioErr    unix.Errno
+	// mem holds the log blocks of the transaction that is committed, or blocks on their way in
+	// place; zeros is what holes in partly written blocks are filled with.
+	mem, zeros []byte
+	pieces     []jbd2.Piece
+	collected  []blockdev.Frame
+
+	tid        uint32 // of the running transaction
+	committing uint32
+	committed  uint32 // the newest durable one
+	began      time.Time
+	wanted     uint32 // a commit of this transaction was asked for
+	place      bool   // everything committed is to go in place
+	progress   bool   // the last round of writing in place wrote something
+	unmounting bool
+	done       bool
+
+	revokes, revoking []ext4.Block
+	durable           asyncq.WaitList // for a commit
+	room              asyncq.WaitList // for space in transaction, log or cache, or for free blocks
+
+	// readers counts data I/O under way by the parity of the transaction it began in.
+	readers [2]int
+	parity  uint8
+	waiting bool // the machine waits for readers
+
+	front     FrontID    // of evictions
+	evictions []ext4.Ino // inodes to be freed that wait for a slot
+	locks     []rangeLock
+	rangeWait asyncq.WaitList
+	aborted   unix.Errno
+	down      bool // shut down: reads fail, too
+	damage    damage
+	// Where the discards of what a transaction has freed are.
+	discardGroup ext4.Group
+	discardBit   uint32
+	// synced is, by a hash of the inode number, the newest transaction that changed such an inode.
+	synced [syncedSize]uint32
+	// Commits and Placed count for statistics.
+	commits, placed uint64
+	written         uint64 // bytes, for s_kbytes_written
+}
+
+const (
+	syncedSize = 4096
+	// framesPerEdits: the running transaction may have an eighth of the cache, and needs room for
+	// the largest step.
+	framesPerEdits = 8
+	// stagingMax bounds the memory of a commit: 4 MiB, or what the largest step takes twice over.
+	stagingMax   = 4 << 20
+	stagingSpare = 16 // descriptor, revoke and commit blocks
+	// collectMax is how many blocks are written in place by one round.
+	collectMax = 1024
+	zerosSize  = 64 << 10
+)
+
+// WritableFrames is the least number of blocks a cache must hold to write.
+const WritableFrames = framesPerEdits * editsMax
+
+func newWriter(fs *FS, c WriteConfig) (*writer, error) {
+	if !fs.cache.Writable() {
+		return nil, fmt.Errorf("blocks of %d bytes on sectors of %d can only be read",
+			fs.vol.BlockSize, fs.sector)
+	}
+	if fs.cache.Frames() < WritableFrames {
+		return nil, fmt.Errorf("cache_size: %d blocks of %d bytes are too few to write, the least "+
+			"is %d: %w", fs.cache.Frames(), fs.vol.BlockSize, WritableFrames, unix.EINVAL)
+	}
+	size := int(fs.vol.BlockSize)
+	staging := max(stagingMax, (2*editsMax+stagingSpare)*size)
+	mem, err := unix.Mmap(-1, 0, staging+zerosSize, unix.PROT_READ|unix.PROT_WRITE,
+		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return nil, fmt.Errorf("reserving %d MiB for the journal: %w", staging>>20, err)
+	}
+	if c.CommitSeconds == 0 {
+		c.CommitSeconds = 5
+	}
+	w := &writer{fs: fs, c: c, cache: fs.cache, space: ext4.NewSpace(fs.vol), tid: 1,
+		mem: mem[:staging], zeros: mem[staging:], pieces: make([]jbd2.Piece, 0, 64),
+		collected: make([]blockdev.Frame, 0, fs.cache.Frames()),
+		revokes:   make([]ext4.Block, 0, 1024), revoking: make([]ext4.Block, 0, 1024),
+		locks: make([]rangeLock, 0, fs.loop.Table.Len())}
+	if c.Log != nil {
+		w.log, err = c.Log.NewWriter(fs.vol.HasIncompat(ext4.Incompat64bit),
+			fs.vol.HasROCompat(ext4.ROCompatMetadataCsum))
+		if err != nil {
+			return nil, err
+		}
+		w.tid = uint32(w.log.Tid())
+	}
+	w.committed = w.tid - 1
+	w.front = fs.AddFront(&evictFront{fs})
+	if w.orphans, err = fs.vol.LoadOrphans(ext4.NewReaderSource(c.Storage,
+		fs.vol.BlockBits)); err != nil {
+		return nil, err
+	}
+	w.evictions = w.orphans.List()
+	fs.dev.Engine().AddBuffers(mem)
+	w.id = fs.loop.Register("journal", w)
+	w.slot = fs.loop.Table.Keep(w.id)
+	fs.tx.edits.images = make([]byte, editsMax*size)
+	fs.loop.Table.Queue(w.slot) // the machine's first look at what there is to do
+	fs.w = w
+	return w, w.begin()
+}
+
+// txMax is the most blocks the running transaction may have.
+func (w *writer) txMax() int {
+	n := min(len(w.mem)>>w.fs.vol.BlockBits-stagingSpare, w.cache.Frames()/framesPerEdits)
+	if w.log != nil {
+		n = min(n, w.log.Capacity()/4)
+	}
+	return n
+}
+
+// begin says on the disk that the filesystem is being written: first that the log counts, then
+// where it begins.
+func (w *writer) begin() error {
+	err := w.editSuper(func(ed ext4.Editor) error {
+		return w.fs.vol.MountSuper(ed, w.log != nil, w.c.Mountpoint)
+	})
+	if err != nil || w.log == nil {
+		return err
+	}
+	return w.writeLogSuper(false)
+}
+
+// end says on the disk that everything is in place.
+func (w *writer) end() error {
+	if w.log != nil {
+		if err := w.writeLogSuper(true); err != nil {
+			return err
+		}
+	}
+	return w.editSuper(func(ed ext4.Editor) error {
+		return w.fs.vol.UnmountSuper(ed, w.space, w.written>>10)
+	})
+}
+
+// editSuper changes the superblock in place, before or after the loop runs.
+func (w *writer) editSuper(change func(ed ext4.Editor) error) error {
+	ed := ext4.NewEdit(w.fs.vol, w.c.Storage, now())
+	if err := change(ed); err != nil {
+		return fmt.Errorf("superblock: %w", err)
+	}
+	if err := ed.WriteTo(w.c.Storage); err != nil {
+		return fmt.Errorf("writing the superblock: %w", err)
+	}
+	return w.c.Storage.Flush()
+}
+
+func (w *writer) writeLogSuper(clean bool) error {
+	var super [jbd2.SuperSize]byte
+	w.log.Super(super[:], clean)
+	if _, err := w.c.Storage.WriteAt(super[:], w.log.SuperOffset()); err != nil {
+		return fmt.Errorf("writing the journal's superblock: %w", err)
+	}
+	return w.c.Storage.Flush()
+}
+
+// now is the time of day, in the steps in which the kernel's ext4 sees it: a file that is written
+// all the time need not have its inode changed more often.
+func now() ext4.Timespec {
+	// NB: raw, since the runtime's bookkeeping around a system call costs more than this one.
+	var t unix.Timespec
+	_, _, errno := unix.RawSyscall(unix.SYS_CLOCK_GETTIME, unix.CLOCK_REALTIME_COARSE,
+		uintptr(unsafe.Pointer(&t)), 0)
+	if errno != 0 {
+		return ext4.Timespec{Sec: time.Now().Unix()}
+	}
+	return ext4.Timespec{Sec: t.Sec, Nsec: uint32(t.Nsec)}
+}
+
+func (w *writer) runningTid() uint32 { return w.tid }
+
+// changed notes that an inode is part of the running transaction, for fsync.
+func (w *writer) changed(ino ext4.Ino) { w.synced[syncedIndex(ino)] = w.tid }
+
+// changedIn returns a transaction whose being durable makes all changes to an inode durable. Two
+// inodes may share an entry: then it is later than need be.
+func (w *writer) changedIn(ino ext4.Ino) uint32 { return w.synced[syncedIndex(ino)] }
+
+func syncedIndex(ino ext4.Ino) uint32 { return uint32(ino) * 0x9e3779b1 >> 20 % syncedSize }
+
+// isDurable says whether transaction tid is.
+func (w *writer) isDurable(tid uint32) bool { return int32(tid-w.committed) <= 0 }
+
+// touched is told when blocks became part of the running transaction.
+func (w *writer) touched() {
+	if w.began.IsZero() {
+		w.began = time.Now()
+		w.kick()
+	}
+}
+
+// request has transaction tid committed soon.
+func (w *writer) request(tid uint32) {
+	if int32(tid-w.wanted) > 0 {
+		w.wanted = tid
+	}
+	w.kick()
+}
+
+// kick has the machine look at what there is to do.
+func (w *writer) kick() {
+	t := w.fs.loop.Table
+	if w.stage == writerIdle && t.Desc(w.slot).State() == asyncq.Parked {
+		w.fs.loop.Timer().Stop(w.slot)
+		t.Queue(w.slot)
+	}
+}
+
+// admit makes sure that the running transaction has room for another step that changes at most
+// credits blocks, or has the slot wait for it.
+func (w *writer) admit(tx *Tx, credits int) error {
+	if w.down {
+		return unix.EIO
+	}
+	if w.aborted != 0 {
+		return unix.EROFS
+	}
+	running := w.cache.Running() + credits
+	switch {
+	case running > w.txMax():
+		w.request(w.tid)
+	case w.log != nil && w.log.Free() < 2*w.log.Need(running, len(w.revokes)+revokesPerStep):
+	case w.cache.Dirty()+running > w.cache.Frames()/4:
+	default:
+		return nil
+	}
+	w.place = true
+	w.kick()
+	return tx.stallOn(&w.room, wantJournal)
+}
+
+// beginData and endData enclose data I/O: what it uses must not be given to others meanwhile.
+func (w *writer) beginData(op *Op) {
+	op.reading, op.parity = true, w.parity
+	w.readers[w.parity]++
+}
+
+func (w *writer) endData(op *Op) {
+	if !op.reading {
+		return
+	}
+	op.reading = false
+	w.readers[op.parity]--
+	if w.waiting && w.readers[1-w.parity] == 0 {
+		w.waiting = false
+		w.fs.loop.Table.Queue(w.slot)
+	}
+}
+
+// Complete counts down the machine's requests.
+func (w *writer) Complete(t asyncq.Token, res int32) {
+	if s, ok := w.fs.loop.Table.Lookup(t); !ok || s != w.slot {
+		return
+	}
+	if w.stage == writerDiscard {
+		if res < 0 { // a hint: what the device cannot do is not asked for again
+			w.c.Discard = false
+		}
+	} else if res < 0 && w.ioErr == 0 {
+		w.ioErr = unix.Errno(-res)
+	}
+	if w.inflight--; w.inflight == 0 {
+		w.fs.loop.Table.Queue(w.slot)
+	}
+}
+
+// Cancel does nothing: the machine ends with the mount.
+func (w *writer) Cancel(asyncq.Slot) {}
+
+// Unmount frees what only the kernel held, commits and writes everything in place, and says so on
+// the disk. The loop does not run, and no operation is under way. After an error the journal, or
+// e2fsck, has to bring the filesystem in order.
+func (fs *FS) Unmount() error {
+	w := fs.w
+	if w == nil {
+		return nil
+	}
+	w.unmounting = true
+	w.evictions = append(w.evictions[:0], w.orphans.List()...)
+	w.nextEviction()
+	w.kick()
+	for !w.done {
+		if err := fs.loop.Step(true); err != nil {
+			return err
+		}
+	}
+	if w.down {
+		w.record()
+		return nil // as asked for: the next mount recovers
+	}
+	if w.aborted != 0 {
+		w.record()
+		return fmt.Errorf("not everything could be written: %w", w.aborted)
+	}
+	err := w.end()
+	w.record()
+	return err
+}
