@@ -155,6 +155,7 @@ type dirData struct {
 	ino   Ino
 	// hashed says that entries have hashes behind their names.
 	hashed bool
+	inline bool
 }
 
 func (b *dirData) corrupt(what string, off int) error {

@@ -1,9 +1,21 @@
 package ext4
 
-import "golang.org/x/sys/unix"
+import (
+	"errors"
+
+	"golang.org/x/sys/unix"
+)
 
 // AddCursor is how far a search for room for an entry is; its zero value is the beginning.
-type AddCursor struct{ next uint32 }
+type AddCursor struct {
+	next uint32
+	// linear: the index is of no use.
+	linear bool
+}
+
+// errInlineFull says that an inline directory has no room for another entry: it has to become one
+// of blocks first.
+var errInlineFull = errors.New("ext4: inline directory is full")
 
 // FileType is the file_type of entries for inodes of that mode.
 func FileType(mode uint16) uint8 {
@@ -73,14 +85,34 @@ func (v *Volume) putEntry(data []byte, off, n int, name []byte, ino Ino, fileTyp
 	copy(data[off+deName:], name)
 }
 
-// gap finds room for an entry of a name in a block: an unused entry, or what a used one has too
-// much. It verifies the entries on the way. off is -1 if there is none.
+// room is how many bytes of a piece of a directory are for entries.
+func (v *Volume) room(b *dirData) int {
+	if b.inline {
+		return len(b.data)
+	}
+	return v.leafRoom()
+}
+
+// entryLen verifies the entry at off of a piece that is going to be changed, and returns its length.
+func (v *Volume) entryLen(b *dirData, off int) (int, error) {
+	n, problem := v.checkEntry(b, off)
+	if problem == "" && off+n > v.room(b) {
+		problem = "entry over the checksum"
+	}
+	if problem != "" {
+		return 0, b.corrupt(problem, off)
+	}
+	return n, nil
+}
+
+// gap finds room for an entry of a name in a piece of a directory: an unused entry, or what a used
+// one has too much. It verifies the entries on the way. off is -1 if there is none.
 func (v *Volume) gap(b *dirData, nameLen int) (off int, err error) {
-	need, room := entrySize(nameLen, b.hashed), v.leafRoom()
+	need, room := entrySize(nameLen, b.hashed), v.room(b)
 	for off < room {
-		n, problem := v.checkEntry(b, off)
-		if problem != "" {
-			return -1, b.corrupt(problem, off)
+		n, err := v.entryLen(b, off)
+		if err != nil {
+			return -1, err
 		}
 		if n-v.usedBytes(b, off) >= need {
 			return off, nil
@@ -116,51 +148,106 @@ func (v *Volume) editDir(ed Editor, b *dirData) error {
 }
 
 // AddEntry adds an entry for a name that dir does not have. It changes dir, which the caller
-// writes. Errors: ENOSPC, also when the index is as deep as it may be; ENOKEY in an encrypted
-// directory; ErrContinue after cur has been advanced, with nothing changed; those of ed;
-// CorruptError.
+// writes. Errors: ENOSPC, also when the index is as deep as it may be; EINVAL for text that a
+// strict casefold filesystem does not allow; ENOKEY in an encrypted directory; errInlineFull;
+// ErrContinue after cur has been advanced, with nothing changed; those of ed; CorruptError.
 func (v *Volume) AddEntry(ed Editor, dir *Inode, name []byte, ino Ino, fileType uint8,
 	cur *AddCursor) error {
 	switch {
 	case len(name) > nameMax:
 		return unix.ENAMETOOLONG
+	case len(name) == 0:
+		return unix.ENOENT
 	case dir.Flags&FlagEncrypt != 0:
 		return unix.ENOKEY
-	case dir.Flags&FlagInlineData != 0:
-		return unix.EOPNOTSUPP
-	case v.indexed(dir):
-		return v.addIndexed(ed, dir, name, ino, fileType)
 	}
+	var q nameQuery
+	if err := v.query(dir, name, &q); err != nil {
+		return err
+	}
+	if dir.Flags&FlagInlineData != 0 {
+		return v.addInline(ed, dir, name, ino, fileType)
+	}
+	if dir.Flags&FlagIndex != 0 {
+		err := errBadIndex
+		if v.indexed(dir) && !cur.linear {
+			err = v.addIndexed(ed, dir, &q, ino, fileType)
+		}
+		if err != errBadIndex {
+			return err
+		}
+		if v.csummed() {
+			return Corrupt("directory: unusable index", dir.Where, dir.Offset, dir.Ino)
+		}
+		// As the kernel does: the index, of which the other blocks know nothing, is given up.
+		cur.linear = true
+		dir.Flags &^= FlagIndex
+	}
+	return v.addLinear(ed, dir, &q, ino, fileType, cur)
+}
+
+// addInline is AddEntry for an inline directory.
+func (v *Volume) addInline(ed Editor, dir *Inode, name []byte, ino Ino, fileType uint8) error {
+	parts, err := v.editInline(ed, dir)
+	if err != nil {
+		return err
+	}
+	for i := range parts {
+		off, err := v.gap(&parts[i], len(name))
+		if err != nil {
+			return err
+		}
+		if off >= 0 {
+			v.insertAt(&parts[i], off, name, ino, fileType)
+			return nil
+		}
+	}
+	return errInlineFull
+}
+
+// addLinear is AddEntry for a directory without an index: into the first gap, or a new block. A
+// directory of one block gets its index then.
+func (v *Volume) addLinear(ed Editor, dir *Inode, q *nameQuery, ino Ino, fileType uint8,
+	cur *AddCursor) error {
 	blocks := v.dirBlocks(dir)
 	for n := 0; cur.next < blocks; n++ {
 		if n == linearPerStep {
 			return ErrContinue
 		}
+		if n == 0 {
+			if err := v.wantBlocks(ed, dir, Lblk(cur.next)); err != nil {
+				return err
+			}
+		}
 		b, err := v.dirBlock(ed, dir, Lblk(cur.next))
 		if err != nil {
 			return err
 		}
-		if b.data != nil {
-			if done, err := v.addTo(ed, dir, &b, name, ino, fileType); done || err != nil {
-				return err
-			}
+		if b.data == nil {
+			cur.next = uint32(min(uint64(cur.next)+uint64(max(b.hole, 1)), uint64(blocks)))
+			continue
+		}
+		done, err := v.addTo(ed, dir, &b, q.name, ino, fileType)
+		if done || err != nil {
+			return err
 		}
 		cur.next++
 	}
-	if blocks == 1 && v.HasCompat(CompatDirIndex) {
-		if err := v.makeIndex(ed, dir); err != nil {
+	if blocks == 1 && v.HasCompat(CompatDirIndex) && !cur.linear {
+		err := v.makeIndex(ed, dir)
+		if err == nil {
+			err = v.addIndexed(ed, dir, q, ino, fileType)
+		}
+		if err != errBadIndex {
 			return err
 		}
-		return v.addIndexed(ed, dir, name, ino, fileType)
 	}
-	// NB: the flag without the feature: the tree knows nothing of what is added from now on.
-	dir.Flags &^= FlagIndex
 	b, _, err := v.appendBlock(ed, dir)
 	if err != nil {
 		return err
 	}
 	v.initLeaf(dir, b.data)
-	v.insertAt(&b, 0, name, ino, fileType)
+	v.insertAt(&b, 0, q.name, ino, fileType)
 	v.sealLeaf(dir, b.data)
 	return nil
 }
@@ -215,8 +302,13 @@ func (v *Volume) appendPlace(ed Editor, dir *Inode, lblk Lblk) (Block, uint32, e
 	return v.AllocBlocks(ed, Alloc{Goal: goal, Want: 1})
 }
 
-// InitDir gives a new directory its first block, with "." and "..".
+// InitDir gives a new directory, whose mapping is empty, its first block, with "." and "..". It
+// changes dir, which the caller writes. Errors: EOPNOTSUPP for one that is to be inline; ENOSPC;
+// those of ed; CorruptError.
 func (v *Volume) InitDir(ed Editor, dir *Inode, parent Ino) error {
+	if dir.Flags&FlagInlineData != 0 {
+		return unix.EOPNOTSUPP
+	}
 	b, _, err := v.appendBlock(ed, dir)
 	if err != nil {
 		return err
@@ -227,70 +319,127 @@ func (v *Volume) InitDir(ed Editor, dir *Inode, parent Ino) error {
 	return nil
 }
 
-// RemoveEntry takes an entry out of dir and returns what it stood for. Errors: as those of Lookup;
-// ENOKEY.
+// RemoveEntry takes an entry out of dir, which the caller writes, and returns what it stood for.
+// Errors: as those of Lookup; ENOKEY.
 func (v *Volume) RemoveEntry(ed Editor, dir *Inode, name []byte, cur *LookupCursor) (Ino, uint8,
 	error) {
-	var ent Dirent
-	data, err := v.editEntry(ed, dir, name, cur, &ent)
-	if err != nil {
+	var p entryPlace
+	if err := v.editEntry(ed, dir, name, cur, &p); err != nil {
 		return 0, 0, err
 	}
-	b := dirData{data: data, where: ent.where, ino: dir.Ino, hashed: hashInEntry(dir)}
-	before := -1
-	for off := 0; off < ent.at; {
-		n, problem := v.checkEntry(&b, off)
-		if problem != "" {
-			return 0, 0, b.corrupt(problem, off)
+	data, before := p.data, -1
+	for off := 0; off < p.off; {
+		n, err := v.entryLen(&p.dirData, off)
+		if err != nil {
+			return 0, 0, err
 		}
 		before, off = off, off+n
 	}
-	n := recLen(data, ent.at)
+	n, err := v.entryLen(&p.dirData, p.off)
+	if err != nil {
+		return 0, 0, err
+	}
 	if before >= 0 {
-		putRecLen(data, before, recLen(data, before)+n)
-		clear(data[ent.at : ent.at+deName])
+		putRecLen(data, before, p.off-before+n)
+		clear(data[p.off : p.off+deName])
 	} else {
-		le.PutUint32(data[ent.at+deInode:], 0)
-		data[ent.at+deNameLen], data[ent.at+deFileType] = 0, 0
+		le.PutUint32(data[p.off+deInode:], 0)
+		data[p.off+deNameLen], data[p.off+deFileType] = 0, 0
 	}
-	clear(data[ent.at+deName : ent.at+n])
-	v.sealLeaf(dir, data)
-	return ent.Ino, ent.Type, nil
+	clear(data[p.off+deName : p.off+n])
+	v.sealPlace(dir, &p)
+	return p.ino, p.fileType, nil
 }
 
-// editEntry finds an entry and returns its block to be changed; ent.at says where in it.
-func (v *Volume) editEntry(ed Editor, dir *Inode, name []byte, cur *LookupCursor, ent *Dirent) (
-	[]byte, error) {
+// entryPlace is an entry that was found, in memory that may be changed.
+type entryPlace struct {
+	dirData
+	off int
+	// index: the entry stands in the root of an index.
+	index bool
+	// ino and fileType are what it stands for.
+	ino      Ino
+	fileType uint8
+}
+
+// editEntry finds an entry to be changed. sealPlace follows.
+func (v *Volume) editEntry(ed Editor, dir *Inode, name []byte, cur *LookupCursor,
+	p *entryPlace) error {
 	if dir.Flags&FlagEncrypt != 0 && !isDots(name) {
-		return nil, unix.ENOKEY
+		return unix.ENOKEY
 	}
-	if dir.Flags&FlagInlineData != 0 {
-		return nil, unix.EOPNOTSUPP
-	}
-	if err := v.Lookup(ed, dir, name, cur, ent); err != nil {
-		return nil, err
-	}
-	buf, err := ed.Modify(ent.where)
-	return buf.Data, err
-}
-
-// SetEntry has an entry of dir stand for another inode. Errors as those of RemoveEntry.
-func (v *Volume) SetEntry(ed Editor, dir *Inode, name []byte, ino Ino, fileType uint8,
-	cur *LookupCursor) error {
 	var ent Dirent
-	data, err := v.editEntry(ed, dir, name, cur, &ent)
+	if err := v.Lookup(ed, dir, name, cur, &ent); err != nil {
+		return err
+	}
+	p.ino, p.fileType = ent.Ino, ent.Type
+	if dir.Flags&FlagInlineData != 0 {
+		return v.editInlineEntry(ed, dir, name, p)
+	}
+	buf, err := ed.Block(ent.where)
 	if err != nil {
 		return err
 	}
-	le.PutUint32(data[ent.at+deInode:], uint32(ino))
+	// NB: Lookup does not verify the block that may be an index's root.
+	p.index = dir.Flags&FlagIndex != 0 && isDots(name)
+	if v.csummed() && (p.index && !v.dxSumOK(buf, dir) || !p.index && !v.leafSumOK(buf, dir)) {
+		return Corrupt("directory: checksum", ent.where, 0, dir.Ino)
+	}
+	buf, err = ed.Modify(ent.where)
+	p.dirData = dirData{data: buf.Data, where: ent.where, ino: dir.Ino, hashed: hashInEntry(dir)}
+	p.off = ent.at
+	return err
+}
+
+// editInlineEntry is editEntry for an inline directory, in which there are no entries for "." and
+// "..".
+func (v *Volume) editInlineEntry(ed Editor, dir *Inode, name []byte, p *entryPlace) error {
+	parts, err := v.editInline(ed, dir)
+	if err != nil || isDots(name) {
+		return err
+	}
+	var q nameQuery
+	if err := v.query(dir, name, &q); err != nil {
+		return err
+	}
+	for i := range parts {
+		if p.off, err = v.search(&parts[i], &q); err != unix.ENOENT {
+			p.dirData = parts[i]
+			return err
+		}
+	}
+	return unix.ENOENT
+}
+
+// sealPlace sets the checksum of what an entry stands in. That of an inode is set when it is
+// written.
+func (v *Volume) sealPlace(dir *Inode, p *entryPlace) {
+	switch {
+	case p.inline:
+	case p.index:
+		v.sealIndex(dir, p.data)
+	default:
+		v.sealLeaf(dir, p.data)
+	}
+}
+
+// SetEntry has an entry of dir, which the caller writes, stand for another inode. Errors as those
+// of RemoveEntry.
+func (v *Volume) SetEntry(ed Editor, dir *Inode, name []byte, ino Ino, fileType uint8,
+	cur *LookupCursor) error {
+	var p entryPlace
+	if err := v.editEntry(ed, dir, name, cur, &p); err != nil {
+		return err
+	}
+	if p.data == nil { // ".." of an inline directory
+		le.PutUint32(dir.IBlock[:], uint32(ino))
+		return nil
+	}
+	le.PutUint32(p.data[p.off+deInode:], uint32(ino))
 	if v.HasIncompat(IncompatFiletype) {
-		data[ent.at+deFileType] = fileType
+		p.data[p.off+deFileType] = fileType
 	}
-	if isDots(name) && dir.Flags&FlagIndex != 0 {
-		v.sealIndex(dir, data)
-	} else {
-		v.sealLeaf(dir, data)
-	}
+	v.sealPlace(dir, &p)
 	return nil
 }
 

@@ -26,13 +26,18 @@ type dxPath struct {
 // dxFrame is one index block and the place in it.
 type dxFrame struct {
 	lblk    Lblk
+	where   Block
 	entries []byte // dx_countlimit and the entries, as many as there are
+	room    int    // how many there may be
 	at      int
 }
 
 func (f *dxFrame) count() int        { return len(f.entries) / dxeSize }
 func (f *dxFrame) hash(i int) uint32 { return le32(f.entries, i*dxeSize+dxeHash) }
 func (f *dxFrame) block(i int) Lblk  { return Lblk(le32(f.entries, i*dxeSize+dxeBlock) & dxeMask) }
+
+// full says whether the block has no room for another entry.
+func (f *dxFrame) full() bool { return f.count() >= f.room }
 
 // leaf returns the block that the path leads to.
 func (p *dxPath) leaf() Lblk {
@@ -62,10 +67,11 @@ func (p *dxPath) peek() (hash uint32, ok bool) {
 
 // dxOpen reads the root of dir's index. errBadIndex if it is of no use.
 func (v *Volume) dxOpen(src Source, dir *Inode, p *dxPath) error {
-	data, err := v.dxBlock(src, dir, 0)
+	data, where, err := v.dxBlock(src, dir, 0)
 	if err != nil {
 		return err
 	}
+	p.frames[0].where = where
 	var ok bool
 	if p.hasher, ok = v.hasher(data[dxHashVersion]); !ok {
 		return errBadIndex
@@ -76,7 +82,7 @@ func (v *Volume) dxOpen(src Source, dir *Inode, p *dxPath) error {
 		depthMax--
 	}
 	if (p.hasher.version == hashSip) != hashInEntry(dir) || data[dxFlags]&1 != 0 ||
-		p.depth > depthMax {
+		p.depth > depthMax || recLen(data, 0) == len(data) {
 		return errBadIndex
 	}
 	off := dxInfo + int(data[dxInfoLength])
@@ -98,7 +104,7 @@ func (f *dxFrame) fill(data []byte, off, room int) error {
 	if int(le16(data, off+dxclLimit)) != room || n < 1 || n > room {
 		return errBadIndex
 	}
-	f.entries, f.at = data[off:off+n*dxeSize], 0
+	f.entries, f.room, f.at = data[off:off+n*dxeSize], room, 0
 	return nil
 }
 
@@ -132,7 +138,7 @@ func (v *Volume) dxNode(src Source, dir *Inode, lblk Lblk, p *dxPath, level int)
 			return errBadIndex
 		}
 	}
-	data, err := v.dxBlock(src, dir, lblk)
+	data, where, err := v.dxBlock(src, dir, lblk)
 	if err != nil {
 		return err
 	}
@@ -140,7 +146,7 @@ func (v *Volume) dxNode(src Source, dir *Inode, lblk Lblk, p *dxPath, level int)
 		return Corrupt("directory: leaf in place of an index block", dir.Where, dir.Offset,
 			dir.Ino)
 	}
-	p.frames[level].lblk = lblk
+	p.frames[level].lblk, p.frames[level].where = lblk, where
 	// NB: the limit counts as if the unused entry at the beginning had hashes like any other.
 	room := v.dxRoom(data, entrySize(0, hashInEntry(dir)))
 	return p.frames[level].fill(data, dxNodeEntries, room)
@@ -169,22 +175,22 @@ func (v *Volume) dxNext(src Source, dir *Inode, p *dxPath) (hash uint32, ok bool
 }
 
 // dxBlock reads an index block, its checksum verified once per read.
-func (v *Volume) dxBlock(src Source, dir *Inode, lblk Lblk) ([]byte, error) {
+func (v *Volume) dxBlock(src Source, dir *Inode, lblk Lblk) ([]byte, Block, error) {
 	var run Run
 	if err := v.Map(src, dir, lblk, 1, &run); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	if run.State != RunMapped {
-		return nil, Corrupt("directory: index block is a hole", dir.Where, dir.Offset, dir.Ino)
+		return nil, 0, Corrupt("directory: index block is a hole", dir.Where, dir.Offset, dir.Ino)
 	}
 	buf, err := src.Block(run.Phys)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	if v.csummed() && !v.dxSumOK(buf, dir) {
-		return nil, Corrupt("directory: index checksum", run.Phys, 0, dir.Ino)
+		return nil, 0, Corrupt("directory: index checksum", run.Phys, 0, dir.Ino)
 	}
-	return buf.Data, nil
+	return buf.Data, run.Phys, nil
 }
 
 func (v *Volume) dxSumOK(buf Buf, dir *Inode) bool {

@@ -26,7 +26,7 @@ func dxEntries(data []byte) int {
 	if recLen(data, 0) == len(data) {
 		return dxNodeEntries
 	}
-	return dxInfo + dxInfoSize
+	return dxInfo + int(data[dxInfoLength])
 }
 
 // initIndex makes an index block with one entry, for all hashes.
@@ -39,26 +39,27 @@ func (v *Volume) initIndex(dir *Inode, data []byte, child Lblk) {
 }
 
 // makeIndex gives a directory of one block, which is full, an index: its entries move to a second
-// block, and the first one becomes the root.
+// block, and the first one becomes the root. errBadIndex, with nothing changed, if the first block
+// is not as it must be for that, or the hash that the superblock wants is not known.
 func (v *Volume) makeIndex(ed Editor, dir *Inode) error {
 	root, err := v.dirBlock(ed, dir, 0)
 	if err != nil {
 		return err
 	}
-	if root.data == nil || recLen(root.data, 0) != deSizeMin ||
-		recLen(root.data, deSizeMin)+deSizeMin > v.leafRoom() {
-		return root.corrupt("no \".\" and \"..\"", 0)
+	h, ok := v.hasher(v.DefHashVersion)
+	if !ok || (h.version == hashSip) != hashInEntry(dir) || !v.beginsWithDots(&root) {
+		return errBadIndex
+	}
+	s := ed.Space()
+	from := deSizeMin + recLen(root.data, deSizeMin)
+	list, err := v.leafEntries(s, dir, &root, from, nil)
+	if err != nil {
+		return err
 	}
 	if err := v.editDir(ed, &root); err != nil {
 		return err
 	}
 	leaf, lblk, err := v.appendBlock(ed, dir)
-	if err != nil {
-		return err
-	}
-	s := ed.Space()
-	from := deSizeMin + recLen(root.data, deSizeMin)
-	list, err := v.leafEntries(s, dir, &root, from, nil)
 	if err != nil {
 		return err
 	}
@@ -69,6 +70,18 @@ func (v *Volume) makeIndex(ed Editor, dir *Inode) error {
 	root.data[dxHashVersion], root.data[dxInfoLength] = v.DefHashVersion, dxInfoSize
 	v.initIndex(dir, root.data, lblk)
 	return nil
+}
+
+// beginsWithDots says whether a block begins with the entries "." and ".." where a root has them.
+func (v *Volume) beginsWithDots(b *dirData) bool {
+	for i := range 2 {
+		at := i * deSizeMin
+		if b.data == nil || le32(b.data, at+deInode) == 0 || int(b.data[at+deNameLen]) != i+1 ||
+			!isDots(b.data[at+deName:at+deName+i+1]) {
+			return false
+		}
+	}
+	return recLen(b.data, 0) == deSizeMin
 }
 
 // leafEntry is an entry of a leaf that is being split.
@@ -83,9 +96,9 @@ func (v *Volume) leafEntries(s *Space, dir *Inode, b *dirData, off int, h *hashe
 	error) {
 	list := s.leafEntries[:0]
 	for off < v.leafRoom() {
-		n, problem := v.checkEntry(b, off)
-		if problem != "" {
-			return nil, b.corrupt(problem, off)
+		n, err := v.entryLen(b, off)
+		if err != nil {
+			return nil, err
 		}
 		if used := v.usedBytes(b, off); used > 0 {
 			e := leafEntry{off: uint32(off), size: uint32(used)}
@@ -118,19 +131,20 @@ func (v *Volume) packLeaf(dir *Inode, from, to []byte, list []leafEntry) {
 }
 
 // addIndexed is AddEntry for a directory with an index. Each round that finds no room splits one
-// block on the path and descends again.
-func (v *Volume) addIndexed(ed Editor, dir *Inode, name []byte, ino Ino, fileType uint8) error {
-	var q nameQuery
-	if err := v.query(dir, name, &q); err != nil {
-		return err
-	}
-	for range 3 * (dxLevelsMax + 1) {
+// block on the path and descends again. errBadIndex, with nothing changed, if the index cannot be
+// used.
+func (v *Volume) addIndexed(ed Editor, dir *Inode, q *nameQuery, ino Ino, fileType uint8) error {
+	for round := range 3 * (dxLevelsMax + 1) {
 		var p dxPath
-		if err := v.dxOpen(ed, dir, &p); err != nil {
-			return v.badIndex(dir, err)
+		err := v.dxOpen(ed, dir, &p)
+		if err == nil {
+			err = v.dxDescend(ed, dir, q.hash(&p.hasher), &p)
 		}
-		if err := v.dxDescend(ed, dir, q.hash(&p.hasher), &p); err != nil {
-			return v.badIndex(dir, err)
+		if err == errBadIndex && round > 0 {
+			break
+		}
+		if err != nil {
+			return err
 		}
 		leaf, err := v.dirBlock(ed, dir, p.leaf())
 		if err != nil {
@@ -139,7 +153,7 @@ func (v *Volume) addIndexed(ed Editor, dir *Inode, name []byte, ino Ino, fileTyp
 		if leaf.data == nil {
 			return Corrupt("directory: leaf is a hole", dir.Where, dir.Offset, dir.Ino)
 		}
-		done, err := v.addTo(ed, dir, &leaf, name, ino, fileType)
+		done, err := v.addTo(ed, dir, &leaf, q.name, ino, fileType)
 		if done || err != nil {
 			return err
 		}
@@ -150,35 +164,14 @@ func (v *Volume) addIndexed(ed Editor, dir *Inode, name []byte, ino Ino, fileTyp
 	return Corrupt("directory: index cannot be split", dir.Where, dir.Offset, dir.Ino)
 }
 
-// badIndex makes an error of an index that cannot be used. Nothing is added to such a directory.
-func (v *Volume) badIndex(dir *Inode, err error) error {
-	if err == errBadIndex {
-		return Corrupt("directory: index", dir.Where, dir.Offset, dir.Ino)
-	}
-	return err
-}
-
-// room says whether an index block has room for another entry.
-func (v *Volume) dxFull(f *dxFrame, level int) bool {
-	off := dxNodeEntries
-	if level == 0 {
-		off = dxInfo + dxInfoSize
-	}
-	limit := int(v.BlockSize) - off
-	if v.csummed() {
-		limit -= dtSize
-	}
-	return f.count() >= limit/dxeSize
-}
-
 // splitIndexed splits the leaf if the index block above it has room, or else the lowest full index
 // block whose parent has room, or puts another level below the root.
 func (v *Volume) splitIndexed(ed Editor, dir *Inode, p *dxPath, leaf *dirData) error {
 	level := p.depth - 1
-	if !v.dxFull(&p.frames[level], level) {
+	if !p.frames[level].full() {
 		return v.splitLeaf(ed, dir, p, leaf)
 	}
-	for level > 0 && v.dxFull(&p.frames[level-1], level-1) {
+	for level > 0 && p.frames[level-1].full() {
 		level--
 	}
 	if level == 0 {
@@ -187,24 +180,16 @@ func (v *Volume) splitIndexed(ed Editor, dir *Inode, p *dxPath, leaf *dirData) e
 	return v.splitIndex(ed, dir, p, level)
 }
 
-// editIndex returns the index block of a level, to be changed.
-func (v *Volume) editIndex(ed Editor, dir *Inode, p *dxPath, level int) ([]byte, error) {
-	lblk := Lblk(0)
-	if level > 0 {
-		lblk = p.frames[level].lblk
-	}
-	var run Run
-	if err := v.Map(ed, dir, lblk, 1, &run); err != nil {
-		return nil, err
-	}
-	buf, err := ed.Modify(run.Phys)
+// editIndex returns the index block of a level, which was read, to be changed.
+func (v *Volume) editIndex(ed Editor, p *dxPath, level int) ([]byte, error) {
+	buf, err := ed.Modify(p.frames[level].where)
 	return buf.Data, err
 }
 
 // insertIndex adds an entry behind the one that the path takes at a level.
 func (v *Volume) insertIndex(ed Editor, dir *Inode, p *dxPath, level int, hash uint32,
 	lblk Lblk) error {
-	data, err := v.editIndex(ed, dir, p, level)
+	data, err := v.editIndex(ed, p, level)
 	if err != nil {
 		return err
 	}
@@ -225,8 +210,8 @@ func (v *Volume) splitLeaf(ed Editor, dir *Inode, p *dxPath, leaf *dirData) erro
 	if err != nil {
 		return err
 	}
-	if len(list) < 2 {
-		return leaf.corrupt("a full block without entries", 0)
+	if len(list) < 2 { // too many pieces: one will do
+		return v.repackLeaf(ed, dir, leaf, list)
 	}
 	slices.SortFunc(list, func(a, b leafEntry) int {
 		return cmp.Or(cmp.Compare(a.hash, b.hash), cmp.Compare(a.off, b.off))
@@ -253,6 +238,17 @@ func (v *Volume) splitLeaf(ed Editor, dir *Inode, p *dxPath, leaf *dirData) erro
 	return v.insertIndex(ed, dir, p, p.depth-1, hash, lblk)
 }
 
+// repackLeaf joins what is unused in a leaf.
+func (v *Volume) repackLeaf(ed Editor, dir *Inode, leaf *dirData, list []leafEntry) error {
+	if err := v.editDir(ed, leaf); err != nil {
+		return err
+	}
+	s := ed.Space()
+	copy(s.block, leaf.data)
+	v.packLeaf(dir, s.block, leaf.data, list)
+	return nil
+}
+
 // newIndex gives dir another block, an index block without entries.
 func (v *Volume) newIndex(ed Editor, dir *Inode) ([]byte, Lblk, error) {
 	b, lblk, err := v.appendBlock(ed, dir)
@@ -269,7 +265,7 @@ func (v *Volume) splitIndex(ed Editor, dir *Inode, p *dxPath, level int) error {
 	if err != nil {
 		return err
 	}
-	old, err := v.editIndex(ed, dir, p, level)
+	old, err := v.editIndex(ed, p, level)
 	if err != nil {
 		return err
 	}
@@ -305,7 +301,7 @@ func (v *Volume) deepenIndex(ed Editor, dir *Inode, p *dxPath) error {
 	if err != nil {
 		return err
 	}
-	root, err := v.editIndex(ed, dir, p, 0)
+	root, err := v.editIndex(ed, p, 0)
 	if err != nil {
 		return err
 	}

@@ -54,9 +54,25 @@ func (v *Volume) inlineDir(dir *Inode) (parts [2]dirData, err error) {
 	}
 	hashed := hashInEntry(dir)
 	parts[0] = dirData{data: dir.IBlock[inlineDirParent:], where: dir.Where,
-		base: dir.Offset + iBlock + inlineDirParent, ino: dir.Ino, hashed: hashed}
-	parts[1] = dirData{data: rest, where: dir.Where, base: off, ino: dir.Ino, hashed: hashed}
+		base: dir.Offset + iBlock + inlineDirParent, ino: dir.Ino, hashed: hashed,
+		inline: true}
+	parts[1] = dirData{data: rest, where: dir.Where, base: off, ino: dir.Ino, hashed: hashed,
+		inline: true}
 	return parts, nil
+}
+
+// editInline returns the two lists of an inline directory, which the caller writes, to be changed:
+// the first one is in dir, the other one in the block of the inode.
+func (v *Volume) editInline(ed Editor, dir *Inode) (parts [2]dirData, err error) {
+	buf, err := ed.Modify(dir.Where)
+	if err != nil {
+		return parts, err
+	}
+	if v.InodeSize > inodeSizeGood {
+		raw := buf.Data[dir.Offset : dir.Offset+int(v.InodeSize)]
+		dir.InBody = raw[inodeSizeGood+int(dir.ExtraISize):]
+	}
+	return v.inlineDir(dir)
 }
 
 // inlineParent returns the inode number of an inline directory's parent.
