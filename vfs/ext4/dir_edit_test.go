@@ -665,7 +665,8 @@ func newInlineBed(t testing.TB, seed int64) *dirBed {
 	b := newBed(t, img, seed)
 	// The files, which were made before, are not inline.
 	for _, cmd := range []string{"feature inline_data", "mkdir dir"} {
-		if out, err := exec.Command("debugfs", "-w", "-R", cmd, b.path).CombinedOutput(); err != nil {
+		out, err := exec.Command("debugfs", "-w", "-R", cmd, b.path).CombinedOutput()
+		if err != nil {
 			t.Fatalf("debugfs: %s", out)
 		}
 	}
