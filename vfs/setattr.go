@@ -25,8 +25,11 @@ func prepareSetattr(fs *FS, tx *Tx, op *Op) error {
 	if err := fs.readInode(tx, op.Node, in); err != nil {
 		return err
 	}
-	if op.phase == truncFree {
+	switch op.phase {
+	case truncFree:
 		return fs.freeTail(tx, op, in)
+	case inlineMoved:
+		return fs.publishInline(tx, op, in)
 	}
 	if in.Flags&(ext4.FlagImmutable|ext4.FlagAppend) != 0 {
 		if op.Valid&^(SetAtime|SetAtimeNow|SetMtimeNow|SetMtime|SetCtime) != 0 ||
@@ -79,6 +82,9 @@ func (fs *FS) sizeSteps(tx *Tx, op *Op, in *ext4.Inode) (done bool, err error) {
 	first := ext4.Lblk(min(size, in.Size) >> fs.vol.BlockBits)
 	if err := tx.lockRange(op.Node, first, lblkLast); err != nil {
 		return false, err
+	}
+	if in.Flags&ext4.FlagInlineData != 0 {
+		return fs.truncateInline(tx, op, in)
 	}
 	if size >= in.Size {
 		return true, nil

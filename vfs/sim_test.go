@@ -126,6 +126,15 @@ type simRun struct {
 	touched  map[int]int // file to the last state that changed it
 	inos     map[int]ext4.Ino
 	files    int
+	small    bool // sizes around those of data in inodes
+}
+
+// size makes up a number of bytes below n.
+func (r *simRun) size(n int) int {
+	if r.small && r.rng.IntN(8) > 0 {
+		n /= 75
+	}
+	return r.rng.IntN(n)
 }
 
 func TestSim(t *testing.T) {
@@ -133,6 +142,7 @@ func TestSim(t *testing.T) {
 		"ext4-1k": {"-t", "ext4", "-b", "1024", "-J", "size=1"},
 		"ext4":    {"-t", "ext4", "-b", "4096", "-J", "size=4"},
 		"ext3-1k": {"-t", "ext3", "-b", "1024", "-J", "size=1"},
+		"inline":  {"-t", "ext4", "-b", "1024", "-I", "512", "-O", "inline_data", "-J", "size=1"},
 		"old": {"-t", "ext4", "-b", "1024", "-O", "^metadata_csum,uninit_bg,^64bit", "-J",
 			"size=1"},
 	}
@@ -148,19 +158,19 @@ func TestSim(t *testing.T) {
 		}
 		for seed := first; seed <= last; seed++ {
 			t.Run(fmt.Sprintf("%s/%d", name, seed), func(t *testing.T) {
-				simulate(t, slices.Clone(base), seed)
+				simulate(t, slices.Clone(base), seed, name == "inline")
 			})
 		}
 	}
 }
 
-func simulate(t *testing.T, data []byte, seed uint64) {
+func simulate(t *testing.T, data []byte, seed uint64, small bool) {
 	b, err := openMem(data, seed, seed%3 == 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	r := &simRun{t: t, b: b, rng: rand.New(rand.NewPCG(seed, 3)), touched: map[int]int{},
-		inos: map[int]ext4.Ino{}}
+		inos: map[int]ext4.Ino{}, small: small}
 	r.states = []*simState{{names: map[string]int{}, data: map[int][]byte{}}}
 	for range *simOps {
 		r.operation()
@@ -212,7 +222,7 @@ func (r *simRun) operation() {
 	case k < 9:
 		err = r.write(s, id)
 	case k < 11:
-		size := r.rng.IntN(40000)
+		size := r.size(40000)
 		err = r.b.Truncate(r.inos[id], uint64(size))
 		p := make([]byte, size)
 		copy(p, s.data[id])
@@ -230,7 +240,7 @@ func (r *simRun) operation() {
 			r.touched[id] = len(r.states)
 		}
 	case k < 16:
-		off, n := r.rng.IntN(40000), 1+r.rng.IntN(20000)
+		off, n := r.size(40000), 1+r.size(20000)
 		err = r.b.Fallocate(r.inos[id], unix.FALLOC_FL_KEEP_SIZE|unix.FALLOC_FL_PUNCH_HOLE,
 			uint64(off), uint64(n))
 		p := slices.Clone(s.data[id])
@@ -268,7 +278,7 @@ func (r *simRun) create(s *simState, name string, exists bool) error {
 }
 
 func (r *simRun) write(s *simState, id int) error {
-	off, n := r.rng.IntN(30000), 1+r.rng.IntN(9000)
+	off, n := r.size(30000), 1+r.size(9000)
 	if r.rng.IntN(2) == 0 {
 		off = len(s.data[id])
 	}

@@ -29,17 +29,29 @@ func prepareWrite(fs *FS, tx *Tx, op *Op) error {
 	if err := fs.writable(tx, op); err != nil {
 		return err
 	}
-	if op.phase == writePublish {
+	switch op.phase {
+	case writePublish:
 		return fs.publishWrite(tx, op)
+	case inlineMoved:
+		return fs.publishInline(tx, op, &fs.inode)
 	}
 	if op.phase == writeBegin {
 		if err := fs.limitWrite(op); err != nil || op.Size == 0 {
 			return err
 		}
 		bits := fs.vol.BlockBits
-		last := ext4.Lblk((op.Off + uint64(op.Size) - 1) >> bits)
-		if err := tx.lockRange(op.Node, ext4.Lblk(op.Off>>bits), last); err != nil {
+		first, last := ext4.Lblk(op.Off>>bits), ext4.Lblk((op.Off+uint64(op.Size)-1)>>bits)
+		inline := fs.vol.MayInline(&fs.inode)
+		if inline {
+			first = 0
+		}
+		if err := tx.lockRange(op.Node, first, last); err != nil {
 			return err
+		}
+		if inline {
+			if done, err := fs.writeInline(tx, op); done || err != nil {
+				return err
+			}
 		}
 		op.pos = op.Off
 		if edges, err := fs.readEdges(tx, op); err != nil || edges {

@@ -38,9 +38,16 @@ func (v *Volume) InlineMax(in *Inode) (int, error) {
 	return inlineBlockSize + room, nil
 }
 
-// mayInline says whether data can begin to be kept in the inode of a file: it has none yet.
-func (v *Volume) mayInline(in *Inode) bool {
-	if in.Type() != unix.S_IFREG || in.Size != 0 || in.Flags&(FlagEAInode|FlagEncrypt) != 0 {
+// InlineGoal is where the block is wanted to which the data of a file move.
+func (v *Volume) InlineGoal(in *Inode) Block { return v.inodeGoal(in) }
+
+// MayInline says whether the data of a file are in its inode, or may begin to be: there are none
+// yet.
+func (v *Volume) MayInline(in *Inode) bool {
+	if in.Flags&FlagInlineData != 0 {
+		return true
+	}
+	if !v.HasIncompat(IncompatInlineData) || in.Type() != unix.S_IFREG || in.Size != 0 || in.Flags&(FlagEAInode|FlagEncrypt) != 0 {
 		return false
 	}
 	attributes := uint64(0)
@@ -60,8 +67,7 @@ func (v *Volume) mayInline(in *Inode) bool {
 // which can begin to have them there. It changes in, which the caller writes. Errors: ErrInlineFull
 // if the data do not fit, with nothing changed; those of ed; CorruptError.
 func (v *Volume) WriteInline(ed Editor, in *Inode, data []byte, off uint64) error {
-	inline := in.Flags&FlagInlineData != 0
-	if !inline && !v.mayInline(in) {
+	if !v.MayInline(in) {
 		return ErrInlineFull
 	}
 	most, err := v.InlineMax(in)
@@ -72,7 +78,7 @@ func (v *Volume) WriteInline(ed Editor, in *Inode, data []byte, off uint64) erro
 	if end < off || end > uint64(most) {
 		return ErrInlineFull
 	}
-	if !inline {
+	if in.Flags&FlagInlineData == 0 {
 		if err := v.beginInline(ed, in); err != nil {
 			return err
 		}
