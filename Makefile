@@ -16,7 +16,7 @@ VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 
 .DEFAULT_GOAL := build
-.PHONY: help deps build test race lint fuzz crash sim bench demo images verify-images install clean
+.PHONY: help deps build test race lint fuzz crash sim bench demo fstest images verify-images install clean
 
 help: ## lists the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -55,16 +55,23 @@ bench: deps build ## compares with kernel ext4, fuse2fs and the raw device; writ
 demo: deps build ## makes an image, mounts it, runs fio on it, unmounts and checks it
 	@sh scripts/demo.sh
 
+fstest: build ## runs xfstests and pjdfstest: XFSTESTS_DIR= PJDFSTEST_DIR= (root, docs/fstest.md)
+	XFSTESTS_DIR='$(XFSTESTS_DIR)' PJDFSTEST_DIR='$(PJDFSTEST_DIR)' bash scripts/fstest.sh
+
 images: deps ## makes the test images anew (root)
 	bash testdata/images/make.sh
 
-verify-images: deps ## compares the test images with what the kernel reads (root)
+verify-fstest: build ## runs xfstests and pjdfstest: XFSTESTS_DIR= PJDFSTEST_DIR= (root, docs/fstest.md)
+	XFSTESTS_DIR='$(XFSTESTS_DIR)' PJDFSTEST_DIR='$(PJDFSTEST_DIR)' bash scripts/fstest.sh
+
+images: deps ## compares the test images with what the kernel reads (root)
 	bash testdata/images/make.sh verify
 
 install: build ## installs into PREFIX (default /usr/local)
 	install -D -m 755 asyncfsd $(DESTDIR)$(PREFIX)/bin/asyncfsd
 	install -d $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/share/man/man1
 	ln -sf ../bin/asyncfsd $(DESTDIR)$(PREFIX)/sbin/mount.fuse.asyncfsd
+	ln -sf ../bin/asyncfsd $(DESTDIR)$(PREFIX)/sbin/umount.fuse.asyncfsd
 	./asyncfsd man $(DESTDIR)$(PREFIX)/share/man/man1
 
 clean: ## removes what was built

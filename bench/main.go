@@ -5,8 +5,7 @@
 //
 // What makes the comparison fair:
 //   - one image, one loop device, attached once, mounted by each system in turn, read-only
-//     unless the job
-//     writes;
+//     unless the job writes;
 //   - every job starts cold: fresh mount, the kernel's caches dropped, nothing read before;
 //   - systems alternate within each job, their order rotates, medians are compared;
 //   - before anything is timed each system's answers are compared with the kernel's: a digest of

@@ -15,7 +15,7 @@ var writeJobs = []job{
 	{name: "randwrite-qd32", title: "4k random overwrite, direct, QD32", group: groupWrite,
 		unit: unitIOPS, writes: true, run: fioWrite("data/file", false, "--rw=randwrite", "--bs=4k",
 			"--iodepth=32", "--direct=1", "--ioengine=libaio", "--norandommap")},
-	{name: "seqwrite-new", title: "1M sequential write to a new file, direct, QD4",
+	{name: "seqwrite-new", title: "1M sequential write to a new file, preallocated, direct, QD4",
 		group: groupWrite, unit: unitMiB, writes: true, run: fioWrite("new", true, "--rw=write",
 			"--bs=1M", "--iodepth=4", "--direct=1", "--ioengine=libaio")},
 	{name: "write-fsync", title: "4k write and fsync", group: groupWrite, unit: unitIOPS,
@@ -32,6 +32,7 @@ func allJobs() []job { return append(slices.Clone(jobs), writeJobs...) }
 const newFileMiB = 512
 
 // fioWrite makes a job that writes to a file for the time of a slice or, once, a whole new file.
+// NB: fio allocates a new file with fallocate(2) before it writes.
 // The figure is IOPS for small writes and MiB/s for large ones.
 func fioWrite(name string, once bool, args ...string) func(context.Context, *bench, target) (
 	float64, error) {

@@ -47,6 +47,9 @@ func (t *Transport) setOpen(out *fuse.OpenOut, opcode, flags uint32) {
 	default:
 		out.OpenFlags = fuse.FOPEN_KEEP_CACHE | fuse.FOPEN_NOFLUSH
 	}
+	if t.config.ColdOpens {
+		out.OpenFlags &^= fuse.FOPEN_KEEP_CACHE
+	}
 }
 
 // replyOpen answers an OPEN or OPENDIR when the inode has been looked at.

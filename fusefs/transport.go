@@ -61,6 +61,9 @@ type Config struct {
 	// Opens asks the kernel to send OPEN and OPENDIR, which can then be refused one by one (no
 	// key). Without it these never leave the kernel.
 	Opens bool
+	// ColdOpens has every open forget what the kernel has cached of the file or directory, so that
+	// reads are seen here and can set the time of access.
+	ColdOpens bool
 }
 
 // request is what the transport keeps of a request besides its Op. No pointers.

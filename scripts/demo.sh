@@ -1,7 +1,8 @@
 #!/bin/sh
 # Makes an ext4 image from a small tree, mounts it with asyncfsd, lists it, compares every file,
-# reads at random from it with fio, unmounts it and checks the image. Works for root and for
-# anybody who may use fusermount3. ASYNCFSD names another binary than ./asyncfsd.
+# reads at random from it with fio, unmounts it and checks the image; then mounts it for writing,
+# unpacks this source tree into it, has fio write and verify, checks the image again and compares
+# everything on a new mount. Works for root and for anybody who may use fusermount3. ASYNCFSD names another binary than ./asyncfsd.
 set -eu
 
 PATH=$PATH:/usr/sbin:/sbin
@@ -60,7 +61,7 @@ files=$(find "$tree" | wc -l)
 echo "$files files and directories, $(du -sh "$tree" | cut -f1)"
 
 say "an ext4 image of it: mke2fs -d"
-truncate -s 160M "$image"
+truncate -s 256M "$image"
 mke2fs -q -t ext4 -b 4096 -d "$tree" "$image"
 sum=$(cksum <"$image")
 ls -lh "$image"
@@ -121,8 +122,13 @@ mounted=yes
 "$asyncfsd" -o ro "$image" "$work/mnt"
 diff -r --no-dereference --exclude=.git --exclude=testdata "$source" "$work/mnt/source" ||
     fail "they differ"
+diff -r --no-dereference --exclude=lost+found --exclude=docs --exclude=hello.txt \
+    --exclude=renamed.txt --exclude=source --exclude=written "$tree" "$work/mnt" ||
+    fail "what was not touched differs"
+cmp "$tree/hello.txt" "$work/mnt/renamed.txt" || fail "the renamed file differs"
 [ "$(cksum <"$work/mnt/written")" = "$written" ] || fail "the file that fio wrote differs"
-[ -e "$work/mnt/renamed.txt" ] && [ ! -e "$work/mnt/docs" ] || fail "names differ"
+[ ! -e "$work/mnt/hello.txt" ] && [ ! -e "$work/mnt/docs" ] || fail "removed names are back"
+echo "identical"
 "$asyncfsd" umount "$work/mnt"
 mounted=
 

@@ -31,6 +31,7 @@ func (fs *FS) access(op *Op) {
 		return
 	}
 	touch.Code, touch.Node = OpTouch, op.Node
+	fs.w.pending++
 	fs.Submit(s)
 }
 

@@ -22,6 +22,7 @@ func (fs *FS) Evict(ino ext4.Ino) bool {
 		return false
 	}
 	op.Code, op.Node = OpEvict, ino
+	fs.w.pending++
 	fs.Submit(s)
 	return true
 }
@@ -36,7 +37,8 @@ func (fs *FS) evict(ino ext4.Ino) {
 	}
 }
 
-// evictFront takes the results of evictions: there is nobody to tell.
+// evictFront takes the results of what nobody has asked for, evictions and times of access: there
+// is nobody to tell.
 type evictFront struct{ fs *FS }
 
 // Reply frees the slot, for the next inode that waits.
@@ -46,8 +48,22 @@ func (f *evictFront) Reply(s asyncq.Slot, op *Op) {
 		f.fs.log.Error("freeing an inode failed; the next mount or e2fsck frees it",
 			"inode", op.Node, "errno", op.Errno)
 	}
+	w.pending--
 	f.fs.Done(s)
 	w.nextEviction()
+	w.kick() // an unmount may wait for it
+}
+
+// cleanOrphans ends what the last mount has left undone, before anything else is done: a file that
+// was being cut could grow again and show what had been behind its end.
+func (w *writer) cleanOrphans() error {
+	w.nextEviction()
+	for w.pending > 0 {
+		if err := w.fs.loop.Step(true); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // nextEviction begins to free the next inode that waits, if there is a slot.
@@ -78,6 +94,11 @@ func prepareEvict(fs *FS, tx *Tx, op *Op) error {
 			return nil
 		}
 
+		if in.Links > 0 { // nobody may write to what is being freed
+			if err := tx.lockRange(op.Node, 0, lblkLast); err != nil {
+				return err
+			}
+		}
 		op.to, op.phase = lblkLast, evictBlocks
 	}
 	if op.phase == evictBlocks {

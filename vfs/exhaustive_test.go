@@ -19,9 +19,8 @@ import (
 )
 
 // The exhaustive test: every sequence of two operations on a small tree, each followed by something
-// that makes it durable, with a power cut at each point at which something has become
-// durable. It is
-// bounded black-box testing in the manner of CrashMonkey and ACE: most bugs of file systems in
+// that makes it durable, with a power cut at each point at which something has become durable. This
+// is bounded black-box testing in the manner of CrashMonkey and ACE: most bugs of file systems in
 // crashes show with one or two operations on a tree that is nearly empty.
 // Every single operation is always tried.
 var exhaustiveEvery = flag.Int("exhaustive.every", 131,

@@ -46,6 +46,9 @@ func prepareFallocate(fs *FS, tx *Tx, op *Op) error {
 	if inline {
 		return fs.moveInline(tx, op, in)
 	}
+	if err := fs.growable(end); err != nil && !punch && op.phase == truncBegin {
+		return err
+	}
 	if punch || zero {
 		if done, err := fs.punch(tx, op, in, end, zero); err != nil || !done {
 			return err

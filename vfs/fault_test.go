@@ -3,6 +3,7 @@ package vfs_test
 import (
 	"bytes"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"slices"
@@ -10,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"asyncfsd/asyncq"
 	"asyncfsd/blockdev"
 	"asyncfsd/vfs"
 	"asyncfsd/vfs/ext4"
@@ -34,12 +36,15 @@ func faultScript(b *memBed) (errs []error) {
 		note(err)
 		_, err = b.WriteAt(f.Ino, bytes.Repeat([]byte("c"), 700), 30000)
 		note(err)
+		note(b.Fsync(f.Ino))
 		note(b.Truncate(f.Ino, 12345))
 		note(b.Truncate(f.Ino, 50000))
+		note(b.Fsync(0))
 		note(b.Fallocate(f.Ino, unix.FALLOC_FL_KEEP_SIZE|unix.FALLOC_FL_PUNCH_HOLE, 3000, 6000))
 		note(b.Fallocate(f.Ino, 0, 60000, 20000))
 		note(b.Setxattr(f.Ino, "user.small", []byte("value"), 0))
 		note(b.Setxattr(f.Ino, "user.large", bytes.Repeat([]byte("v"), 600), 0))
+		note(b.Fsync(f.Ino))
 		note(b.Link(f.Ino, root, "link"))
 		note(b.Rename(root, "file", root, "moved", 0))
 	}
@@ -58,53 +63,99 @@ func faultScript(b *memBed) (errs []error) {
 	if _, err := b.Mkdir(root, "empty", 0o755); note(err) {
 		note(b.Rmdir(root, "empty"))
 	}
+	note(b.Fsync(0))
 	note(b.Unlink(root, "link"))
 	note(b.Fsync(0))
 	return errs
+}
+
+// faultKinds are the ways in which requests fail: one alone, or all from one on.
+var faultKinds = map[string]blockdev.FaultRule{
+	"any":           {},
+	"read":          {Ops: blockdev.FaultOn(asyncq.OpRead)},
+	"write":         {Ops: blockdev.FaultOn(asyncq.OpWrite)},
+	"flush":         {Ops: blockdev.FaultOn(asyncq.OpFlush)},
+	"all after it":  {Count: -1},
+	"all writes":    {Ops: blockdev.FaultOn(asyncq.OpWrite), Count: -1},
+	"torn write":    {Kind: blockdev.FaultTorn, Ops: blockdev.FaultOn(asyncq.OpWrite), Sectors: -1},
+	"short request": {Kind: blockdev.FaultShort, Sectors: 1},
 }
 
 // TestFaults fails the n-th request to the device, n = 0, 1, 2 … until the script gets through: no
 // step gives another error than EIO or EROFS, or one that follows from a step before, and what is
 // on the device then is recovered clean.
 func TestFaults(t *testing.T) {
-	path := mkfs(t, 16<<20, "-t", "ext4", "-b", "1024", "-J", "size=1")
+	path := mkfs(t, 4<<20, "-t", "ext4", "-b", "1024", "-N", "512", "-J", "size=1")
 	base, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	step := 1
+	step := *faultStep
 	if testing.Short() {
-		step = 7
+		step *= 7
 	}
-	for n := 0; ; n += step {
-		b, err := openMem(slices.Clone(base), 5, false)
-		if err != nil {
-			t.Fatal(err)
-		}
-		b.fault.SetRules(blockdev.FaultRule{Kind: blockdev.FaultFail, After: n})
-		for _, err := range faultScript(b) {
-			if !errors.Is(err, unix.EIO) && !errors.Is(err, unix.EROFS) &&
-				!errors.Is(err, unix.ENOENT) {
-				t.Errorf("request %d failed: %v", n, err)
+	for name, rule := range faultKinds {
+		t.Run(name, func(t *testing.T) {
+			for n := 0; ; n += step {
+				rule.After = n
+				if !faultOnce(t, slices.Clone(base), rule) || t.Failed() {
+					t.Logf("%d requests", n)
+					return
+				}
 			}
-		}
-		done := b.fault.Injected() == 0
-		b.fault.SetRules()
-		when := fmt.Sprintf("request %d failed", n)
-		fsckImage(t, b.data, "-fy", when)
-		again, err := openMem(slices.Clone(b.data), 0, false)
-		if err != nil {
-			t.Fatalf("%s: %v", when, err)
-		}
-		if err := again.fs.Unmount(); err != nil {
-			t.Fatalf("%s: %v", when, err)
-		}
-		fsckImage(t, again.data, "-fn", when+", recovered here")
-		if done || t.Failed() {
-			t.Logf("%d requests", n)
-			return
+		})
+	}
+}
+
+// faultStep is 1 for every request; the short run leaves out some, others for each kind of fault.
+var faultStep = flag.Int("fault.step", 5, "try only every so many requests")
+
+// faultOnce does the script with one rule, and checks what it leaves. It says whether there was
+// anything to fail.
+func faultOnce(t *testing.T, data []byte, rule blockdev.FaultRule) (injected bool) {
+	t.Helper()
+	b, err := openMem(data, 5, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.close()
+	b.fault.SetRules(rule)
+	when := fmt.Sprintf("request %d failed", rule.After)
+	for _, err := range faultScript(b) {
+		if !errors.Is(err, unix.EIO) && !errors.Is(err, unix.EROFS) &&
+			!errors.Is(err, unix.ENOENT) {
+			t.Errorf("%s: %v", when, err)
 		}
 	}
+	injected = b.fault.Injected() > 0
+	after := slices.Clone(b.data)
+	fsckImage(t, after, "-fy", when)
+	faultRecover(t, slices.Clone(b.data), when)
+	// The device is well again: what can be written is, and only what cannot be is left to the
+	// next mount.
+	b.fault.SetRules()
+	err = b.fs.Unmount()
+	if err == nil {
+		fsckImage(t, b.data, "-fn", when+", unmounted")
+	} else if rule.Ops == blockdev.FaultOn(asyncq.OpRead) {
+		t.Errorf("%s: unmounting: %v", when, err)
+	}
+	faultRecover(t, b.data, when+", unmounted")
+	return injected
+}
+
+// faultRecover mounts what there is, and wants it to be clean then.
+func faultRecover(t *testing.T, data []byte, when string) {
+	t.Helper()
+	b, err := openMem(data, 0, false)
+	if err != nil {
+		t.Fatalf("%s: %v", when, err)
+	}
+	defer b.close()
+	if err := b.fs.Unmount(); err != nil {
+		t.Fatalf("%s: %v", when, err)
+	}
+	fsckImage(t, b.data, "-fn", when+", recovered here")
 }
 
 // TestWriteNoAllocations wants an overwrite to leave the heap alone once it is warm.
@@ -127,5 +178,43 @@ func TestWriteNoAllocations(t *testing.T) {
 	}
 	if f.failed > 0 {
 		t.Errorf("%d operations failed", f.failed)
+	}
+}
+
+// TestFaultTruncate has a truncation fail in the middle. The file must not show what was behind its
+// end when it grows again.
+func TestFaultTruncate(t *testing.T) {
+	base := must[[]byte](t)(os.ReadFile(mkfs(t, 8<<20, "-t", "ext4", "-b", "1024", "-J", "size=1")))
+	b := must[*memBed](t)(openMem(base, 1, false))
+	file := must[vfs.Attr](t)(b.Mknod(ext4.RootIno, "file", unix.S_IFREG|0o644, 0))
+	for off := range int64(300) { // an extent tree with several leaves
+		must[int](t)(b.WriteAt(file.Ino, []byte("old"), off*2048))
+	}
+	check(t, b.fs.Unmount())
+	b.close()
+	for n, failed := 0, true; failed; n++ {
+		b := must[*memBed](t)(openMem(slices.Clone(base), 1, false))
+		b.fault.SetRules(blockdev.FaultRule{After: n, Ops: blockdev.FaultOn(asyncq.OpRead)})
+		failed = b.Truncate(file.Ino, 1024) != nil
+		b.fault.SetRules()
+		size := must[vfs.Attr](t)(b.Getattr(file.Ino)).Size
+		if size > 1024 && !failed {
+			t.Errorf("read %d failed: size %d", n, size)
+		}
+		if failed && n%2 == 0 { // and it fails again when it is tried again
+			b.fault.SetRules(blockdev.FaultRule{Ops: blockdev.FaultOn(asyncq.OpRead), Count: -1})
+		}
+		if err := b.Truncate(file.Ino, 600_000); err != nil && (!failed || err != unix.EIO) {
+			t.Errorf("read %d failed: growing: %v", n, err)
+		}
+		b.fault.SetRules()
+		data := make([]byte, must[vfs.Attr](t)(b.Getattr(file.Ino)).Size)
+		must[int](t)(b.Client.ReadAt(file.Ino, data, 0))
+		if i := bytes.Index(data[min(size, 1024):], []byte("old")); size == 1024 && i >= 0 {
+			t.Errorf("read %d failed: old data at %d", n, 1024+i)
+		}
+		check(t, b.fs.Unmount())
+		fsckImage(t, b.data, "-fn", fmt.Sprintf("read %d failed", n))
+		b.close()
 	}
 }

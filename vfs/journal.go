@@ -37,7 +37,8 @@ func (w *writer) step() bool {
 		w.abort(w.ioErr)
 	}
 	if w.aborted != 0 && (w.stage == writerLogged || w.stage == writerFlushed) {
-		w.stage = writerSealed // NB: with a commit block, recovery would take it for whole
+		// NB: with a commit block, recovery would take what is in the log for whole.
+		w.stage = writerSealed
 	}
 	switch w.stage {
 	case writerIdle:
@@ -92,7 +93,7 @@ func (w *writer) choose() bool {
 	}
 	w.place = false
 	if running == 0 && w.cache.Dirty() == 0 {
-		if w.wanted = w.tid - 1; w.unmounting {
+		if w.wanted = w.tid - 1; w.unmounting && w.pending == 0 {
 			w.finished()
 		}
 		w.fs.loop.Table.WakeAll(&w.durable, 0)
@@ -159,6 +160,7 @@ func (w *writer) close() bool {
 func (w *writer) submit(op asyncq.IOOp, off int64, buf []byte, fua bool) {
 	w.inflight++
 	w.written += uint64(len(buf))
+	w.unwritten += int64(len(buf))
 	w.fs.dev.Submit(asyncq.IO{Op: op, Off: off, Buf: buf, FUA: fua,
 		Token: w.fs.loop.Table.Token(w.id, w.slot)})
 }

@@ -116,7 +116,9 @@ func New(c Config) (*FS, error) {
 		if _, err := newWriter(fs, *c.Write); err != nil {
 			return nil, err
 		}
-		fs.w.nextEviction()
+		if err := fs.w.cleanOrphans(); err != nil {
+			return nil, err
+		}
 	}
 	return fs, nil
 }

@@ -87,7 +87,7 @@ func (fs *FS) sizeSteps(tx *Tx, op *Op, in *ext4.Inode) (done bool, err error) {
 		return fs.truncateInline(tx, op, in)
 	}
 	if size >= in.Size {
-		return true, nil
+		return true, fs.growable(size)
 	}
 	block := uint64(fs.vol.BlockSize)
 	op.zero[0] = byteRange{size, min((size+block-1)&^(block-1), (in.Size+block-1)&^(block-1))}
@@ -139,7 +139,10 @@ func (fs *FS) setAttributes(tx *Tx, op *Op, in *ext4.Inode) error {
 func (fs *FS) freeTail(tx *Tx, op *Op, in *ext4.Inode) error {
 	bits := fs.vol.BlockBits
 	from := ext4.Lblk((in.Size + 1<<bits - 1) >> bits)
-	next, err := fs.vol.RemoveRuns(tx, in, from, op.to)
+	next, err := op.to, error(nil)
+	if fs.vol.HasMapping(in) { // an orphan of the last mount may have its data inside
+		next, err = fs.vol.RemoveRuns(tx, in, from, op.to)
+	}
 	if err != nil && err != ext4.ErrContinue {
 		return err
 	}

@@ -53,6 +53,9 @@ func prepareWrite(fs *FS, tx *Tx, op *Op) error {
 				return err
 			}
 		}
+		if err := fs.growable(op.Off + uint64(op.Size)); err != nil {
+			return err
+		}
 		op.pos = op.Off
 		if edges, err := fs.readEdges(tx, op); err != nil || edges {
 			return err
@@ -95,6 +98,16 @@ func (fs *FS) limitWrite(op *Op) error {
 		return unix.EFBIG
 	}
 	op.Size = uint32(min(uint64(op.Size), most-op.Off))
+	return nil
+}
+
+// growable refuses to let a file grow while it has blocks behind its end that could not be freed
+// when it was cut: they would show again. The caller has a lock on where the file ends, so that
+// nobody else is just freeing them.
+func (fs *FS) growable(end uint64) error {
+	if in := &fs.inode; end > in.Size && in.Links > 0 && fs.Orphan(in.Ino) {
+		return unix.EIO
+	}
 	return nil
 }
 
@@ -298,7 +311,8 @@ func (fs *FS) publishPiece(tx *Tx, in *ext4.Inode, p *piece) error {
 }
 
 // killPrivileges takes from a file what a change of its data or owner ends: capabilities, and if
-// asked for the setuid bit and the setgid bit of a file that its group may execute.
+// asked for the setuid bit and the setgid bit of what its group may execute. Devices, sockets and
+// FIFOs lose these bits too, only directories keep them.
 func (fs *FS) killPrivileges(tx *Tx, in *ext4.Inode, suidgid bool) (bool, error) {
 	killed := false
 	if suidgid && !in.IsDir() {
@@ -343,7 +357,11 @@ func (w *writer) over(s asyncq.Slot, op *Op) {
 		w.fs.arena.Put(w.fs.loop.Table, op.edge)
 		op.edge = 0
 	}
-	if op.victim != 0 && op.Errno == 0 {
+	switch {
+	case op.victim != 0 && op.Errno == 0:
 		w.fs.evict(op.victim)
+	case op.Code == OpSetattr && op.phase == truncFree && op.Errno != 0 && w.aborted == 0:
+		w.evictions = append(w.evictions, op.Node) // the size has changed: what is behind it goes
+		w.nextEviction()
 	}
 }

@@ -340,3 +340,27 @@ func sameData(t *testing.T, b *writeBed, ino ext4.Ino, want []byte, step int) {
 		}
 	}
 }
+
+// TestWriteChown has whatever is no directory lose setuid and setgid with its owner.
+func TestWriteChown(t *testing.T) {
+	b := openWrite(t, mkfs(t, 64<<20, "-t", "ext4"), setting{})
+	for name, kind := range map[string]uint32{"file": unix.S_IFREG, "fifo": unix.S_IFIFO,
+		"socket": unix.S_IFSOCK, "char": unix.S_IFCHR, "block": unix.S_IFBLK,
+		"dir": unix.S_IFDIR} {
+		var a vfs.Attr
+		if kind == unix.S_IFDIR {
+			a = must[vfs.Attr](t)(b.Mkdir(ext4.RootIno, name, 0o6555))
+		} else {
+			a = must[vfs.Attr](t)(b.Mknod(ext4.RootIno, name, kind|0o6555, 0))
+		}
+		want := kind | 0o555
+		if kind == unix.S_IFDIR {
+			want = a.Mode
+		}
+		a = must[vfs.Attr](t)(b.Setattr(a.Ino, vfs.SetGID, vfs.Attr{GID: 5}))
+		if a.Mode != want || a.GID != 5 {
+			t.Errorf("%s: mode %#o, group %d; should be %#o", name, a.Mode, a.GID, want)
+		}
+	}
+	b.close()
+}

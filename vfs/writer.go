@@ -1,6 +1,7 @@
 package vfs
 
 import (
+	"errors"
 	"fmt"
 	"time"
 	"unsafe"
@@ -49,6 +50,8 @@ type writer struct {
 	// inflight requests of the machine, and the first error among them.
 	inflight int
 	ioErr    unix.Errno
+	// unwritten is how many bytes of the requests in flight have not been written yet.
+	unwritten int64
 	// mem holds the log blocks of the transaction that is committed, or blocks on their way in
 	// place; zeros is what holes in partly written blocks are filled with.
 	mem, zeros []byte
@@ -74,8 +77,9 @@ type writer struct {
 	parity  uint8
 	waiting bool // the machine waits for readers
 
-	front     FrontID    // of evictions
+	front     FrontID    // of evictions and of times of access
 	evictions []ext4.Ino // inodes to be freed that wait for a slot
+	pending   int        // operations of front that are under way
 	locks     []rangeLock
 	rangeWait asyncq.WaitList
 	aborted   unix.Errno
@@ -141,8 +145,7 @@ func newWriter(fs *FS, c WriteConfig) (*writer, error) {
 	}
 	w.committed = w.tid - 1
 	w.front = fs.AddFront(&evictFront{fs})
-	if w.orphans, err = fs.vol.LoadOrphans(ext4.NewReaderSource(c.Storage,
-		fs.vol.BlockBits)); err != nil {
+	if err := w.loadOrphans(); err != nil {
 		return nil, err
 	}
 	w.evictions = w.orphans.List()
@@ -153,6 +156,20 @@ func newWriter(fs *FS, c WriteConfig) (*writer, error) {
 	fs.loop.Table.Queue(w.slot) // the machine's first look at what there is to do
 	fs.w = w
 	return w, w.begin()
+}
+
+// loadOrphans reads what the last mount has left to be freed. As with the kernel, damage there does
+// not keep a filesystem from being mounted that is to go on after errors.
+func (w *writer) loadOrphans() (err error) {
+	w.orphans, err = w.fs.vol.LoadOrphans(ext4.NewReaderSource(w.c.Storage, w.fs.vol.BlockBits))
+	var corrupt *ext4.CorruptError
+	if errors.As(err, &corrupt) && w.c.Errors == ErrorsContinue {
+		w.fs.log.Error("not all orphans are known; e2fsck finds them", "error", err)
+		r := ext4.ErrorRecord{When: now(), Ino: corrupt.Ino, Block: corrupt.Where, Err: err}
+		w.damage = damage{1, r, r, OpEvict, OpEvict}
+		return nil
+	}
+	return err
 }
 
 // txMax is the most blocks the running transaction may have.
@@ -313,8 +330,14 @@ func (w *writer) Complete(t asyncq.Token, res int32) {
 		}
 	} else if res < 0 && w.ioErr == 0 {
 		w.ioErr = unix.Errno(-res)
+	} else if res > 0 {
+		w.unwritten -= int64(res)
 	}
 	if w.inflight--; w.inflight == 0 {
+		if w.unwritten != 0 && w.ioErr == 0 {
+			w.ioErr = unix.EIO // a short write
+		}
+		w.unwritten = 0
 		w.fs.loop.Table.Queue(w.slot)
 	}
 }

@@ -44,8 +44,9 @@ type crossRun struct {
 	rng     *rand.Rand
 	sides   [2]*crossSide // asyncfsd, kernel
 	history []string
-	data    []byte
-	dir     string
+	data    []byte // to be written
+	buffer  []byte // to be read into
+	direct  [crossFiles]bool
 }
 
 // call is a system call, or a few, that says how it went.
@@ -105,8 +106,9 @@ func crosscheck(t *testing.T, args []string, options string, seed uint64) {
 	}()
 	theirs, detach := kernelMount(t, other)
 	defer detach()
-	r := &crossRun{t: t, rng: rand.New(rand.NewPCG(seed, 11)), data: make([]byte, 1<<17),
+	r := &crossRun{t: t, rng: rand.New(rand.NewPCG(seed, 11)), data: alignedMemory(t, 1<<17),
 		sides: [2]*crossSide{{root: mnt}, {root: theirs}}}
+	r.buffer = alignedMemory(t, 1<<17)
 	for i := range r.data {
 		r.data[i] = byte(r.rng.Uint32() | 1)
 	}
@@ -122,6 +124,17 @@ func crosscheck(t *testing.T, args []string, options string, seed uint64) {
 			firstDifference(ours, again))
 	}
 	detach()
+}
+
+// alignedMemory is memory for direct I/O.
+func alignedMemory(t *testing.T, n int) []byte {
+	mem, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE,
+		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Munmap(mem) })
+	return mem
 }
 
 // kernelMount has the kernel mount an image. What it returns unmounts it, once.
@@ -207,13 +220,17 @@ func (r *crossRun) open() (string, call) {
 	i, path, mode := r.rng.IntN(crossFiles), r.path(), uint32(r.rng.IntN(0o10000))
 	flags := unix.O_RDWR | unix.O_CLOEXEC | unix.O_NONBLOCK
 	for _, f := range []int{unix.O_CREAT, unix.O_CREAT, unix.O_CREAT, unix.O_EXCL, unix.O_TRUNC,
-		unix.O_APPEND, unix.O_SYNC} {
+		unix.O_APPEND, unix.O_SYNC, unix.O_DIRECT} {
 		if r.rng.IntN(3) == 0 {
 			flags |= f
 		}
 	}
 	if r.rng.IntN(12) == 0 {
 		flags = unix.O_TMPFILE | unix.O_RDWR | unix.O_CLOEXEC
+	}
+	if r.direct[i] = flags&unix.O_DIRECT != 0; r.direct[i] {
+		// NB: asyncfsd takes direct I/O at any alignment, the kernel does not.
+		flags &^= unix.O_APPEND
 	}
 	return fmt.Sprintf("%d = open(%s, %#x, %#o)", i, path, flags, mode), func(s *crossSide) string {
 		_ = unix.Close(s.fds[i])
@@ -244,8 +261,19 @@ func (r *crossRun) file() (string, call) {
 	case 1:
 		off = int64(r.rng.IntN(5000))
 	}
-	data := r.data[r.rng.IntN(len(r.data)-n+1):][:n]
-	switch r.rng.IntN(16) {
+	if r.direct[i] {
+		off, n = off&^4095, (n+4095)&^4095
+	}
+	start := r.rng.IntN(len(r.data) - n + 1)
+	if n%4096 == 0 {
+		start &^= 4095
+	}
+	data := r.data[start:][:n]
+	k := r.rng.IntN(16)
+	if r.direct[i] && (k < 2 || k == 13) {
+		k = 2
+	}
+	switch k {
 	case 0, 1:
 		return fmt.Sprintf("write(%d, %d)", i, n), func(s *crossSide) string {
 			n, err := unix.Write(s.fds[i], data)
@@ -258,7 +286,7 @@ func (r *crossRun) file() (string, call) {
 		}
 	case 5, 6, 7:
 		return fmt.Sprintf("pread(%d, %d, %d)", i, n, off), func(s *crossSide) string {
-			p := make([]byte, n)
+			p := r.buffer[:n]
 			n, err := unix.Pread(s.fds[i], p, off)
 			return fmt.Sprint(n, errnoName(err), crc32.ChecksumIEEE(p[:max(n, 0)]))
 		}
@@ -269,6 +297,9 @@ func (r *crossRun) file() (string, call) {
 	case 13:
 		return r.copyRange(i, off, n)
 	case 14:
+		if r.rng.IntN(2) == 0 {
+			return r.mapping(i, off&^4095, n)
+		}
 		return fmt.Sprintf("fsync(%d)", i), func(s *crossSide) string {
 			return errnoName(unix.Fsync(s.fds[i]))
 		}
@@ -277,6 +308,24 @@ func (r *crossRun) file() (string, call) {
 		var st unix.Stat_t
 		err := unix.Fstat(s.fds[i], &st)
 		return errnoName(err) + describe(&st)
+	}
+}
+
+// mapping changes a file through a mapping.
+func (r *crossRun) mapping(i int, off int64, n int) (string, call) {
+	return fmt.Sprintf("mmap(%d, %d, %d)", i, off, n), func(s *crossSide) string {
+		var st unix.Stat_t
+		if err := unix.Fstat(s.fds[i], &st); err != nil || st.Size < off+int64(n) {
+			return errnoName(err)
+		}
+		mem, err := unix.Mmap(s.fds[i], off, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+		if err != nil {
+			return errnoName(err)
+		}
+		defer unix.Munmap(mem)
+		sum := crc32.ChecksumIEEE(mem)
+		copy(mem[n/3:], r.data[:n/3])
+		return fmt.Sprint(sum, errnoName(unix.Msync(mem, unix.MS_SYNC)))
 	}
 }
 
@@ -308,6 +357,9 @@ func (r *crossRun) allocate(i int, off, n int64) (string, call) {
 
 func (r *crossRun) copyRange(i int, off int64, n int) (string, call) {
 	k, to := r.slot(), int64(r.rng.IntN(crossSize))
+	if r.direct[k] {
+		k = i
+	}
 	return fmt.Sprintf("copy_file_range(%d, %d, %d, %d, %d)", i, off, k, to, n),
 		func(s *crossSide) string {
 			off, to := off, to

@@ -244,3 +244,34 @@ func TestWriteImpossible(t *testing.T) {
 	}
 	umount(t, mnt)
 }
+
+// TestStrictAtime has every opening and reading of a file set its time of access: also that of a
+// file that the kernel has cached.
+func TestStrictAtime(t *testing.T) {
+	testenv.NeedRoot(t)
+	mnt, path := mountpoint(t), newImage(t)
+	if r := asyncfsd(t, "-o", "strictatime", path, mnt); r.code != 0 {
+		t.Fatalf("exit code %d: %s", r.code, r.stderr)
+	}
+	name := filepath.Join(mnt, "file")
+	if err := os.WriteFile(name, []byte("text"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var before int64
+	for i := range 3 {
+		time.Sleep(20 * time.Millisecond) // NB: more than the kernel's clock may be behind
+		if _, err := os.ReadFile(name); err != nil {
+			t.Fatal(err)
+		}
+		var st unix.Stat_t
+		if err := unix.Stat(name, &st); err != nil {
+			t.Fatal(err)
+		}
+		if st.Atim.Nano() <= before {
+			t.Errorf("read %d: the time of access stays %d", i, before)
+		}
+		before = st.Atim.Nano()
+	}
+	umount(t, mnt)
+	check(t, path)
+}

@@ -73,7 +73,8 @@ func (i *Instance) Mount() (*Mount, error) {
 	m.transport, err = fusefs.New(i.fs, point.FD(), fusefs.Config{Log: i.log,
 		EntryTimeout: o.EntryTimeout, AttrTimeout: o.AttrTimeout,
 		NegativeTimeout: o.NegativeTimeout, NoACL: o.NoACL, OnlyRootAndOwner: o.AllowRoot,
-		ReadOnly: i.readOnly, WritebackCache: o.WritebackCache})
+		ReadOnly: i.readOnly, WritebackCache: o.WritebackCache,
+		ColdOpens: o.StrictAtime})
 	if err != nil {
 		_ = point.Unmount(0)
 		_ = unix.Close(point.FD())

@@ -2,17 +2,29 @@ package ext4
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"asyncfsd/internal/manifest"
 	"asyncfsd/internal/testenv"
 )
 
 const imagesDir = "../../testdata/images"
+
+// errnoOf is what a user sees of an error.
+func errnoOf(err error) error {
+	var corrupt *CorruptError
+	if errors.As(err, &corrupt) {
+		return unix.EUCLEAN
+	}
+	return err
+}
 
 // openImage unpacks an image and opens it.
 func openImage(t testing.TB, img manifest.Image) (*Volume, *os.File) {

@@ -87,7 +87,8 @@ func (v *Volume) room(b *dirData) int {
 	return v.leafRoom()
 }
 
-// entryLen verifies the entry at off of a piece that is going to be changed, and returns its length.
+// entryLen verifies the entry at off of a piece that is going to be changed. It returns the entry's
+// length.
 func (v *Volume) entryLen(b *dirData, off int) (int, error) {
 	n, problem := v.checkEntry(b, off)
 	if problem == "" && off+n > v.room(b) {

@@ -25,7 +25,7 @@ type dirBed struct {
 	names []string // those of the model
 	// most is how many blocks a step has changed at most, without the directory's inode.
 	most int
-	// utf8 keeps to names that are text: e2fsck computes other hashes for the rest where text folds.
+	// utf8 keeps to names that are text. Where text folds e2fsck has other hashes for the rest.
 	utf8 bool
 }
 
@@ -61,8 +61,8 @@ func newDirBed(t testing.TB, img bedImage, seed int64) *dirBed {
 	t.Helper()
 	b := newBed(t, img, seed)
 	if img.name == "tea" || img.name == "legacy" {
-		out, err := exec.Command("debugfs", "-w", "-R", "set_super_value def_hash_version "+img.name,
-			b.path).CombinedOutput()
+		cmd := "set_super_value def_hash_version " + img.name
+		out, err := exec.Command("debugfs", "-w", "-R", cmd, b.path).CombinedOutput()
 		if err != nil {
 			t.Fatalf("debugfs: %s", out)
 		}
@@ -241,7 +241,7 @@ func (d *dirBed) anyName(n int) string {
 
 // lookup finds a name.
 func (d *dirBed) lookup(name string, ent *Dirent) error {
-	tr := &tree{t: d.t, v: d.v, src: d.ed.Edit}
+	tr := &dirReader{t: d.t, v: d.v, src: d.ed.Edit}
 	return tr.lookup(d.inode(d.dir), []byte(name), ent)
 }
 
@@ -274,7 +274,7 @@ func (d *dirBed) churn(steps, grow int) {
 // compare reads the directory, and wants it to be like the model.
 func (d *dirBed) compare() {
 	d.t.Helper()
-	tr, in := &tree{t: d.t, v: d.v, src: d.ed.Edit}, d.inode(d.dir)
+	tr, in := &dirReader{t: d.t, v: d.v, src: d.ed.Edit}, d.inode(d.dir)
 	list, err := tr.readDir(in)
 	if err != nil {
 		d.t.Fatal(err)
@@ -672,7 +672,7 @@ func newInlineBed(t testing.TB, seed int64) *dirBed {
 	}
 	d := &dirBed{bed: openBed(t, b.path, img.mib<<20, seed), model: map[string]Ino{}}
 	var ent Dirent
-	tr := &tree{t: t, v: d.v, src: d.ed.Edit}
+	tr := &dirReader{t: t, v: d.v, src: d.ed.Edit}
 	if err := tr.lookup(d.inode(RootIno), []byte("dir"), &ent); err != nil {
 		t.Fatal(err)
 	}

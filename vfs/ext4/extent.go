@@ -22,15 +22,11 @@ const lblkMax = 1<<32 - 1
 
 // mapExtents finds lblk in the extent tree of in ("Extent Tree").
 func (v *Volume) mapExtents(src Source, in *Inode, lblk Lblk, limit uint32, run *Run) error {
-	node, capacity := in.IBlock[:], (len(in.IBlock)-extentEntrySize)/extentEntrySize
-	where, base := in.Where, in.Offset+iBlock
+	if err := v.checkRoot(in); err != nil {
+		return err
+	}
+	node, where, base := in.IBlock[:], in.Where, in.Offset+iBlock
 	depth := int(le.Uint16(node[ehDepth:]))
-	if depth > extentDepthMax {
-		return Corrupt("extent tree deeper than 5", where, base, in.Ino)
-	}
-	if !v.checkExtents(node, depth, capacity, 0) {
-		return Corrupt("extent header", where, base, in.Ino)
-	}
 	end := uint64(lblkMax) // first block behind what this node covers
 	for ; depth > 0; depth-- {
 		i := searchExtents(node, lblk)
@@ -58,6 +54,37 @@ func (v *Volume) mapExtents(src Source, in *Inode, lblk Lblk, limit uint32, run 
 		return Corrupt("extent points outside", where, base, in.Ino)
 	}
 	return nil
+}
+
+// checkRoot verifies the root of an extent tree, and that its entries lie in the filesystem.
+func (v *Volume) checkRoot(in *Inode) error {
+	node, capacity := in.IBlock[:], (len(in.IBlock)-extentEntrySize)/extentEntrySize
+	depth := int(le.Uint16(node[ehDepth:]))
+	if depth > extentDepthMax {
+		return Corrupt("extent tree deeper than 5", in.Where, in.Offset+iBlock, in.Ino)
+	}
+	if !v.checkExtents(node, depth, capacity, 0) {
+		return Corrupt("extent header", in.Where, in.Offset+iBlock, in.Ino)
+	}
+	for i := range int(le.Uint16(node[ehEntries:])) {
+		if e := entry(node, i); !v.entryInside(e, depth) {
+			return Corrupt("extent points outside", in.Where,
+				in.Offset+iBlock+extentEntrySize*(i+1), in.Ino)
+		}
+	}
+	return nil
+}
+
+// entryInside says whether the blocks of an entry lie in the filesystem.
+func (v *Volume) entryInside(e []byte, depth int) bool {
+	if depth > 0 {
+		return v.checkBlock(Block(le.Uint32(e[eiLeafLo:]))|Block(le.Uint16(e[eiLeafHi:]))<<32, 1)
+	}
+	n := uint32(le.Uint16(e[eeLen:]))
+	if n > extentInitMax {
+		n -= extentInitMax
+	}
+	return v.checkBlock(Block(le.Uint32(e[eeStartLo:]))|Block(le.Uint16(e[eeStartHi:]))<<32, n)
 }
 
 // findExtent looks lblk up in a leaf that covers the blocks up to end.

@@ -46,6 +46,17 @@ func (v *Volume) mapIndirect(src Source, in *Inode, lblk Lblk, limit uint32, run
 	}
 }
 
+// checkDirect verifies the direct blocks of in; those of the trees are when they are followed.
+func (v *Volume) checkDirect(in *Inode) error {
+	for i := range directBlocks {
+		b := Block(le.Uint32(in.IBlock[4*i:]))
+		if b != 0 && !v.checkBlock(b, 1) {
+			return Corrupt("block map points outside", in.Where, in.Offset+iBlock+4*i, in.Ino)
+		}
+	}
+	return nil
+}
+
 // pointers makes a run of the equal or consecutive pointers from number i on.
 func (v *Volume) pointers(in *Inode, p []byte, i int, limit uint32, run *Run, where Block,
 	base int) error {

@@ -77,7 +77,8 @@ func (v *Volume) ReadInode(src Source, ino Ino, in *Inode) error {
 	return v.readInode(src, ino, in, false)
 }
 
-// ReadUnlinked is ReadInode for an inode that is known to be an orphan: it may have no links.
+// ReadUnlinked is ReadInode for an inode that is known to be an orphan, or is being replayed: it
+// may have no links, and be taken apart or put together but in part.
 func (v *Volume) ReadUnlinked(src Source, ino Ino, in *Inode) error {
 	return v.readInode(src, ino, in, true)
 }
@@ -96,7 +97,34 @@ func (v *Volume) readInode(src Source, ino Ino, in *Inode, unlinked bool) error 
 		return unix.ESTALE
 	}
 	in.Ino, in.Where, in.Offset = ino, b, off
-	return v.decodeInode(buf.Checked, raw, in)
+	if err := v.decodeInode(buf.Checked, raw, in); err != nil || unlinked {
+		return err
+	}
+	return v.checkInode(in)
+}
+
+// checkInode verifies what an inode holds besides its fields. The kernel does so when it reads
+// one, too: a file whose attributes or root of blocks are not sound cannot even be looked at.
+func (v *Volume) checkInode(in *Inode) error {
+	if in.FileACL != 0 && !v.checkBlock(in.FileACL, 1) {
+		return Corrupt("i_file_acl points outside", in.Where, in.Offset+iFileACLLo, in.Ino)
+	}
+	if in.Flags&FlagInlineData != 0 {
+		_, _, err := v.inlineRest(in)
+		return err
+	}
+	if _, err := v.xattrBody(in); err != nil {
+		return err
+	}
+	switch {
+	case in.Type() == unix.S_IFLNK && v.fastSymlink(in):
+		return v.checkFastSymlink(in)
+	case !v.HasMapping(in):
+		return nil
+	case in.Flags&FlagExtents != 0:
+		return v.checkRoot(in)
+	}
+	return v.checkDirect(in)
 }
 
 // decodeInode decodes raw, whose checksum is verified once per read of its block.
