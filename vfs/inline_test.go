@@ -18,7 +18,8 @@ import (
 // TestInlineFiles changes small files and directories at random, which are in their inodes at
 // first, and has the kernel read them.
 func TestInlineFiles(t *testing.T) {
-	path := mkfs(t, 64<<20, "-t", "ext4", "-b", "1024", "-I", "512", "-O", "inline_data", "-N", "4000")
+	path := mkfs(t, 64<<20, "-t", "ext4", "-b", "1024", "-I", "512", "-O", "inline_data", "-N",
+		"4000")
 	for seed := range uint64(3) {
 		s := &smallFiles{t: t, rng: rand.New(rand.NewPCG(seed, 5)), files: map[string]*smallFile{},
 			b: openWrite(t, path, setting{seed: seed + 1, stall: seed == 1})}

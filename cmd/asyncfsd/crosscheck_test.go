@@ -66,6 +66,7 @@ func TestCrosscheck(t *testing.T) {
 		"1k":      {"-b", "1024"},
 		"maps":    {"-b", "4096", "-O", "^extent,^64bit,^flex_bg"},
 		"isize":   {"-b", "4096", "-I", "128"},
+		"inline":  {"-b", "1024", "-I", "512", "-O", "inline_data"},
 		"cached":  {"-b", "4096"},
 	}
 	for name, args := range kinds {

@@ -47,7 +47,8 @@ func (v *Volume) MayInline(in *Inode) bool {
 	if in.Flags&FlagInlineData != 0 {
 		return true
 	}
-	if !v.HasIncompat(IncompatInlineData) || in.Type() != unix.S_IFREG || in.Size != 0 || in.Flags&(FlagEAInode|FlagEncrypt) != 0 {
+	if !v.HasIncompat(IncompatInlineData) || in.Type() != unix.S_IFREG || in.Size != 0 ||
+		in.Flags&(FlagEAInode|FlagEncrypt) != 0 {
 		return false
 	}
 	attributes := uint64(0)
