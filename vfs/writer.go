@@ -148,6 +148,7 @@ func newWriter(fs *FS, c WriteConfig) (*writer, error) {
 	if err := w.loadOrphans(); err != nil {
 		return nil, err
 	}
+	w.space.Attach(w.orphans)
 	w.evictions = w.orphans.List()
 	fs.dev.Engine().AddBuffers(mem)
 	w.id = fs.loop.Register("journal", w)

@@ -164,12 +164,23 @@ func applyMode(acl []byte, mode uint16) error {
 	})
 }
 
+// aclSizeMax is how large an ACL can be on the disk.
+func (v *Volume) aclSizeMax() int {
+	if v.HasIncompat(IncompatEAInode) {
+		return xattrSizeMaxSet
+	}
+	return int(v.BlockSize)
+}
+
 // readACL copies an ACL of an inode, in the form of the disk, to memory that lasts until the next
 // one; nil if there is none.
 func (v *Volume) readACL(ed Editor, in *Inode, index uint8) ([]byte, error) {
 	acl := ed.Space().acl
 	var cur XattrCursor
 	n, err := v.GetXattr(ed, in, index, nil, acl, &cur)
+	for err == ErrContinue { // 64 blocks at most
+		n, err = v.GetXattr(ed, in, index, nil, acl, &cur)
+	}
 	if err == unix.ENODATA || err == nil && n == aclHeader {
 		return nil, nil
 	}

@@ -81,6 +81,7 @@ func openEditTest(t testing.TB, path string) *editTest {
 	if h.orphans, err = v.LoadOrphans(NewReaderSource(f, v.BlockBits)); err != nil {
 		t.Fatal(err)
 	}
+	h.ed.space.Attach(h.orphans)
 	return h
 }
 
@@ -221,6 +222,32 @@ func (h *editTest) do(change func(ed Editor) error) error {
 		}
 		h.stalls++
 	}
+}
+
+// freeGone frees the inodes of values that the last change has left, as the daemon does.
+func (h *editTest) freeGone() {
+	h.t.Helper()
+	for _, ino := range slices.Clone(h.ed.space.Gone()) {
+		for to := Lblk(1<<32 - 1); to > 0; {
+			next := to
+			err := h.change(ino, func(ed Editor, in *Inode) (err error) {
+				if next, err = h.v.RemoveRuns(ed, in, 0, to); err == nil {
+					next = 0
+				} else if err == ErrContinue {
+					err = nil
+				}
+				return err
+			})
+			if err != nil {
+				h.t.Fatal(err)
+			}
+			to = next
+		}
+		h.freeOrphan(ino)
+	}
+	h.ed.space.Begin()
+	h.ed.space.Close()
+	h.ed.space.Release()
 }
 
 // must is do for what has to succeed.

@@ -80,7 +80,7 @@ const (
 		ROCompatHugeFile | ROCompatGdtCsum | ROCompatDirNlink | ROCompatExtraIsize |
 		ROCompatMetadataCsum | ROCompatProject | ROCompatVerity | ROCompatOrphanPresent
 	// incompatReadOnly are incompatible features that can be read, but not yet written.
-	incompatReadOnly = IncompatMMP | IncompatEAInode
+	incompatReadOnly = IncompatMMP
 )
 
 // FeatureError says that a filesystem has incompatible features which are not known here.

@@ -100,7 +100,7 @@ func NewSpace(v *Volume) *Space {
 		undo: make([]spaceUndo, 0, undoMax), freed: busyFreed0,
 		keep:        int64(v.reservedBlocks() >> v.ClusterBits),
 		leafEntries: make([]leafEntry, 0, v.BlockSize/deSizeMin), block: make([]byte, v.BlockSize),
-		acl: make([]byte, v.BlockSize)}
+		acl: make([]byte, v.aclSizeMax())}
 	copy(s.groups, v.groups)
 	for i := range s.groups {
 		g := &s.groups[i]

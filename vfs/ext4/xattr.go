@@ -258,9 +258,11 @@ func (v *Volume) eaValue(src Source, owner *Inode, e *xattrEntry, dst []byte,
 	}
 	for size := uint32(len(dst)); cur.done < size; {
 		lblk := cur.done >> v.BlockBits
-		if err := v.eaBlock(src, &ea, lblk, dst, cur); err != nil {
+		data, err := v.eaBlock(src, &ea, lblk, size)
+		if err != nil {
 			return err
 		}
+		cur.done += uint32(copy(dst[cur.done:], data))
 		// Every step ends at a multiple, so that a stall does not make it longer.
 		if (lblk+1)%eaBlocksPerStep == 0 && cur.done < size {
 			return ErrContinue
@@ -291,27 +293,25 @@ func (v *Volume) eaInode(src Source, owner *Inode, e *xattrEntry, ea *Inode) err
 	return nil
 }
 
-// eaBlock copies one block of a value to its place in dst, and advances cur.
-func (v *Volume) eaBlock(src Source, ea *Inode, lblk uint32, dst []byte,
-	cur *XattrCursor) error {
+// eaBlock returns what one block holds of a value of size bytes.
+func (v *Volume) eaBlock(src Source, ea *Inode, lblk, size uint32) ([]byte, error) {
 	var run Run
 	limit := eaBlocksPerStep - lblk%eaBlocksPerStep
-	left := (uint32(len(dst))-1)>>v.BlockBits - lblk + 1
+	left := (size-1)>>v.BlockBits - lblk + 1
 	if err := v.Map(src, ea, Lblk(lblk), min(limit, left), &run); err != nil {
-		return err
+		return nil, err
 	}
 	if run.State != RunMapped {
-		return Corrupt("extended attributes: hole in a value", ea.Where, ea.Offset, ea.Ino)
+		return nil, Corrupt("extended attributes: hole in a value", ea.Where, ea.Offset, ea.Ino)
 	}
 	for i := range run.Len {
 		src.Want(run.Phys + Block(i))
 	}
 	buf, err := src.Block(run.Phys)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	cur.done += uint32(copy(dst[cur.done:], buf.Data))
-	return nil
+	return buf.Data[:min(v.BlockSize, size-lblk<<v.BlockBits)], nil
 }
 
 // checkEAHash compares a value in an inode of its own with the two hashes kept of it: the inode

@@ -39,7 +39,16 @@ func (a *xattrArea) fits(c *xattrChange) bool {
 	if e, ok := a.find(c.index, c.name); ok {
 		room += xattrEntrySize(len(c.name)) + e.held()
 	}
-	return room >= xattrEntrySize(len(c.name))+xattrPadded(len(c.value))
+	return room >= xattrEntrySize(len(c.name))+c.held()
+}
+
+// was returns the entry of the attribute that is going to be changed, an empty one if there is
+// none.
+func (a *xattrArea) was(c *xattrChange) xattrEntry {
+	if e, ok := a.find(c.index, c.name); ok {
+		return e
+	}
+	return xattrEntry{}
 }
 
 // change sets an attribute, for which there is room, or removes one, which is there.
@@ -53,37 +62,42 @@ func (a *xattrArea) change(c *xattrChange) error {
 		a.cutValue(&e)
 		a.cutEntry(&e)
 		return nil
-	case e.held() != xattrPadded(len(c.value)):
+	case e.held() != c.held():
 		a.cutValue(&e)
 		off = e.offset()
 	default: // no other value has to move
 		off = e.offset()
-		a.writeValue(off, int(e.offs), c.value)
+		a.writeValue(off, int(e.offs), c)
 		return nil
 	}
-	at := a.lowest() - xattrPadded(len(c.value))
+	at := a.lowest() - c.held()
 	if at < a.end+xattrEndBytes { // values lie one over the other, or entries have lied
 		return a.corrupt("values overlap", off)
 	}
-	a.writeValue(off, at, c.value)
+	a.writeValue(off, at, c)
 	return nil
 }
 
-// writeValue writes the value of the entry at off to at, and what the entry says of it.
-func (a *xattrArea) writeValue(off, at int, value []byte) {
-	if len(value) == 0 {
+// writeValue writes the value of the entry at off to at, unless it has an inode of its own, and
+// what the entry says of it.
+func (a *xattrArea) writeValue(off, at int, c *xattrChange) {
+	held := c.held()
+	if held == 0 {
 		at = 0
 	}
 	p := a.data[off:]
 	le.PutUint16(p[xeValueOffs:], uint16(at))
-	le.PutUint32(p[xeValueInum:], 0)
-	le.PutUint32(p[xeValueSize:], uint32(len(value)))
-	if len(value) > 0 {
-		clear(a.data[at+copy(a.data[at:], value) : at+xattrPadded(len(value))])
+	le.PutUint32(p[xeValueInum:], uint32(c.inum))
+	le.PutUint32(p[xeValueSize:], uint32(len(c.value)))
+	if held > 0 {
+		clear(a.data[at+copy(a.data[at:], c.value) : at+held])
 	}
 	hash := uint32(0)
-	if a.hashed {
-		hash = xattrHashWords(p[xeName:][:p[xeNameLen]], a.data[at:][:xattrPadded(len(value))])
+	switch {
+	case c.own:
+		hash = xattrHash(c.name, c.hash, true)
+	case a.hashed:
+		hash = xattrHashWords(c.name, a.data[at:][:held])
 	}
 	le.PutUint32(p[xeHash:], hash)
 }

@@ -27,6 +27,18 @@ type xattrChange struct {
 	name   []byte
 	value  []byte
 	remove bool
+	// own: the value goes to an inode of its own: inum, once that is made, with the value's hash.
+	own  bool
+	inum Ino
+	hash uint32
+}
+
+// held is what the value is going to take in the list.
+func (c *xattrChange) held() int {
+	if c.own {
+		return 0
+	}
+	return xattrPadded(len(c.value))
 }
 
 // SetXattr creates or replaces an attribute; ACLs are in the form of the disk, see EncodeACL. It
@@ -60,27 +72,39 @@ func (v *Volume) SetXattr(ed Editor, in *Inode, index uint8, name, value []byte,
 	if err := v.wantFeature(ed, CompatExtAttr); err != nil {
 		return err
 	}
-	fits, err := v.changeBody(ed, in, &c)
-	if err != nil {
-		return err
+	c.own = v.ownValues(in) && len(value) > v.valueSizeLarge()
+	fits, err := v.placeXattr(ed, in, &c, &body, &block)
+	if !fits && err == nil && v.ownValues(in) && len(value) > 0 && !c.own {
+		c.own = true
+		fits, err = v.placeXattr(ed, in, &c, &body, &block)
 	}
-	gone := xattrChange{index: index, name: name, remove: true}
+	if !fits && err == nil {
+		err = unix.ENOSPC
+	}
+	return err
+}
+
+// placeXattr makes a change where it fits: inside the inode, else in the block. In the other place
+// the attribute must not be, too. If it fits nowhere nothing has changed.
+func (v *Volume) placeXattr(ed Editor, in *Inode, c *xattrChange, body, block *xattrPlace) (
+	fits bool, err error) {
+	gone := xattrChange{index: c.index, name: c.name, remove: true}
+	if fits, err = v.changeBody(ed, in, c); err != nil {
+		return false, err
+	}
 	if fits {
 		if block.found {
 			_, err = v.changeBlock(ed, in, &gone)
 		}
-		return err
+		return true, err
 	}
-	if fits, err = v.changeBlock(ed, in, &c); err != nil {
-		return err
-	}
-	if !fits {
-		return unix.ENOSPC
+	if fits, err = v.changeBlock(ed, in, c); err != nil || !fits {
+		return false, err
 	}
 	if body.found {
 		_, err = v.changeBody(ed, in, &gone)
 	}
-	return err
+	return true, err
 }
 
 // RemoveXattr removes an attribute. It changes what SetXattr changes. Errors: ENODATA; ERANGE and
@@ -103,14 +127,54 @@ func (v *Volume) RemoveXattr(ed Editor, in *Inode, index uint8, name []byte) err
 	return err
 }
 
-// FreeXattrs gives up the attribute block of an inode that is going to be freed. Errors: those of
-// ed; CorruptError.
+// FreeXattrs gives up the attributes of an inode that is going to be freed: its block, and values
+// in inodes of their own. ErrContinue: there are more of those; the caller writes the inode, and
+// calls again. Other errors: those of ed; CorruptError.
 func (v *Volume) FreeXattrs(ed Editor, in *Inode) error {
 	block, err := v.xattrBlock(ed, in)
-	if err != nil || in.FileACL == 0 {
+	if err != nil {
 		return err
 	}
+	if v.HasIncompat(IncompatEAInode) {
+		if err := v.freeAllValues(ed, in, &block); err != nil {
+			return err
+		}
+	}
+	if in.FileACL == 0 {
+		return nil
+	}
 	return v.moveToBlock(ed, in, &block, 0)
+}
+
+// freeAllValues gives up the values of an inode's attributes that have inodes of their own. Those
+// of a block that is shared are the others'.
+func (v *Volume) freeAllValues(ed Editor, in *Inode, block *xattrArea) error {
+	n := 0
+	body, err := v.xattrBody(in)
+	if err != nil {
+		return err
+	}
+	if body.hasOwnValues() {
+		if err := v.editBody(ed, in); err != nil {
+			return err
+		}
+		body.data = in.InBody[xiSize:]
+		if err := v.freeValues(ed, in, &body, &n); err != nil {
+			return err
+		}
+	}
+	if block.data == nil || le32(block.data, xhRefcount) != 1 || !block.hasOwnValues() {
+		return nil
+	}
+	buf, err := ed.Modify(block.where)
+	if err != nil {
+		return err
+	}
+	ed.Space().attrs.forget(le32(block.data, xhHash), block.where)
+	block.data = buf.Data
+	err = v.freeValues(ed, in, block, &n)
+	v.sealXattrs(buf.Data, block.where)
+	return err
 }
 
 func checkXattrName(index uint8, name []byte) error {
@@ -169,6 +233,10 @@ func (v *Volume) changeBody(ed Editor, in *Inode, c *xattrChange) (fits bool, er
 	if !c.remove && !a.fits(c) {
 		return false, nil
 	}
+	if err := v.makeValue(ed, in, c); err != nil {
+		return false, err
+	}
+	old := a.was(c)
 	if err := v.editBody(ed, in); err != nil {
 		return false, err
 	}
@@ -184,7 +252,7 @@ func (v *Volume) changeBody(ed Editor, in *Inode, c *xattrChange) (fits bool, er
 		magic = 0
 	}
 	le.PutUint32(in.InBody[xiMagic:], magic)
-	return true, nil
+	return true, v.leaveValue(ed, in, &old, false)
 }
 
 // editBody makes what is behind the inode's fields memory that may be changed.
@@ -217,19 +285,27 @@ func (v *Volume) changeBlock(ed Editor, in *Inode, c *xattrChange) (fits bool, e
 		a.end, a.where = old.end, old.where
 	}
 	le.PutUint32(a.data[xhRefcount:], 1)
-	if !c.remove && !a.fits(c) {
+	was := a.was(c)
+	if !c.remove && (!a.fits(c) || !v.leavesRoom(in, &a, &was, c)) {
 		return false, nil
 	}
+	if err := v.makeValue(ed, in, c); err != nil {
+		return false, err
+	}
+	shared := old.data != nil && le32(old.data, xhRefcount) > 1
 	if err := a.change(c); err != nil {
 		return false, err
 	}
 	a.rehash()
-	return true, v.storeBlock(ed, in, &old, &a)
+	if err := v.storeBlock(ed, in, &old, &a, c); err != nil {
+		return false, err
+	}
+	return true, v.leaveValue(ed, in, &was, shared)
 }
 
 // storeBlock gives an inode, which had the attribute block old or none, the block a: none if that
-// is empty, the same one that there is already, old changed, or a new one.
-func (v *Volume) storeBlock(ed Editor, in *Inode, old, a *xattrArea) error {
+// is empty, the same one that there is already, old changed, or a new one. c is what has changed.
+func (v *Volume) storeBlock(ed Editor, in *Inode, old, a *xattrArea, c *xattrChange) error {
 	if a.end == a.first {
 		return v.moveToBlock(ed, in, old, 0)
 	}
@@ -251,6 +327,9 @@ func (v *Volume) storeBlock(ed Editor, in *Inode, old, a *xattrArea) error {
 		v.sealXattrs(buf.Data, old.where)
 		s.remember(le32(a.data, xhHash), old.where)
 		return nil
+	}
+	if err := v.shareValues(ed, in, a, c); err != nil {
+		return err
 	}
 	goal := v.groupFirst(v.groupOfInode(in.Ino))
 	b, _, err := v.AllocBlocks(ed, Alloc{Goal: goal, Want: 1})
