@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"flag"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -96,15 +97,17 @@ func (b *memBed) close() {
 	_ = b.loop.Close()
 }
 
-// simState is what the model knows after an operation: names to files, and files to contents.
+// simState is what the model knows after an operation: names to files, and files to contents and
+// attributes.
 type simState struct {
 	names map[string]int
 	data  map[int][]byte
-	begun int // point of the device's time at which the operation began
+	attr  map[int]string // the one attribute, all of whose bytes are the same
+	begun int            // point of the device's time at which the operation began
 }
 
 func (s *simState) clone() *simState {
-	c := &simState{names: map[string]int{}, data: map[int][]byte{}}
+	c := &simState{names: map[string]int{}, data: map[int][]byte{}, attr: maps.Clone(s.attr)}
 	for k, v := range s.names {
 		c.names[k] = v
 	}
@@ -127,6 +130,7 @@ type simRun struct {
 	inos     map[int]ext4.Ino
 	files    int
 	small    bool // sizes around those of data in inodes
+	values   bool // attributes of sizes that need inodes of their own
 }
 
 // size makes up a number of bytes below n.
@@ -143,6 +147,7 @@ func TestSim(t *testing.T) {
 		"ext4":    {"-t", "ext4", "-b", "4096", "-J", "size=4"},
 		"ext3-1k": {"-t", "ext3", "-b", "1024", "-J", "size=1"},
 		"inline":  {"-t", "ext4", "-b", "1024", "-I", "512", "-O", "inline_data", "-J", "size=1"},
+		"values":  {"-t", "ext4", "-b", "1024", "-O", "ea_inode", "-J", "size=1"},
 		"old": {"-t", "ext4", "-b", "1024", "-O", "^metadata_csum,uninit_bg,^64bit", "-J",
 			"size=1"},
 	}
@@ -158,20 +163,21 @@ func TestSim(t *testing.T) {
 		}
 		for seed := first; seed <= last; seed++ {
 			t.Run(fmt.Sprintf("%s/%d", name, seed), func(t *testing.T) {
-				simulate(t, slices.Clone(base), seed, name == "inline")
+				simulate(t, slices.Clone(base), seed, name)
 			})
 		}
 	}
 }
 
-func simulate(t *testing.T, data []byte, seed uint64, small bool) {
+func simulate(t *testing.T, data []byte, seed uint64, kind string) {
 	b, err := openMem(data, seed, seed%3 == 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	r := &simRun{t: t, b: b, rng: rand.New(rand.NewPCG(seed, 3)), touched: map[int]int{},
-		inos: map[int]ext4.Ino{}, small: small}
-	r.states = []*simState{{names: map[string]int{}, data: map[int][]byte{}}}
+		inos: map[int]ext4.Ino{}, small: kind == "inline", values: kind == "values"}
+	r.states = []*simState{{names: map[string]int{}, data: map[int][]byte{},
+		attr: map[int]string{}}}
 	for range *simOps {
 		r.operation()
 		if t.Failed() {
@@ -219,6 +225,8 @@ func (r *simRun) operation() {
 		err = r.create(s, name, exists)
 	case !exists:
 		return
+	case r.values && k < 7:
+		err = r.setAttr(s, id)
 	case k < 9:
 		err = r.write(s, id)
 	case k < 11:
@@ -292,6 +300,19 @@ func (r *simRun) write(s *simState, id int) error {
 	return err
 }
 
+// setAttr sets or removes the attribute of a file; equal values come up often.
+func (r *simRun) setAttr(s *simState, id int) error {
+	r.touched[id] = len(r.states)
+	if _, ok := s.attr[id]; ok && r.rng.IntN(3) == 0 {
+		delete(s.attr, id)
+		return r.b.Removexattr(r.inos[id], simAttr)
+	}
+	s.attr[id] = strings.Repeat(string(rune('a'+r.rng.IntN(3))), 1+r.rng.IntN(3)*3000)
+	return r.b.Setxattr(r.inos[id], simAttr, []byte(s.attr[id]), 0)
+}
+
+const simAttr = "user.attribute"
+
 // sync has one file or everything made durable, and notes what that promises.
 func (r *simRun) sync(id int, everything bool) {
 	ino, state := r.inos[id], r.touched[id]
@@ -304,9 +325,24 @@ func (r *simRun) sync(id int, everything bool) {
 	r.promises = append(r.promises, promise{r.b.record.Now(), state})
 }
 
+// wholeSuper has the two sectors of the superblock survive together: ext4 everywhere relies on it,
+// since it is written in place.
+func (r *simRun) wholeSuper(keep blockdev.Keep) blockdev.Keep {
+	sector, kept := int64(r.b.record.SectorSize()), false
+	return func(entry, s int) bool {
+		at := r.b.record.Log()[entry].Off + int64(s)*sector
+		if s == 0 || at <= superOff || at >= superOff+ext4.SuperSize {
+			kept = keep(entry, s)
+		}
+		return kept
+	}
+}
+
+const superOff = 1024
+
 // cut checks what a power cut leaves.
 func (r *simRun) cut(point int, keep blockdev.Keep) {
-	image := r.b.record.Image(point, keep)
+	image := r.b.record.Image(point, r.wholeSuper(keep))
 	r.fsck(slices.Clone(image), "-fy", fmt.Sprint("power cut at ", point))
 	first, last := 0, len(r.states)-1
 	for _, p := range r.promises {
@@ -336,7 +372,7 @@ func (r *simRun) matches(b *memBed, first, last int) (why string) {
 	if err != nil {
 		return err.Error()
 	}
-	have := map[string][]byte{}
+	have, attr := map[string][]byte{}, map[string]string{}
 	for _, e := range entries {
 		if strings.HasPrefix(e.Name, "f") {
 			a, err := b.Getattr(e.Ino)
@@ -348,10 +384,15 @@ func (r *simRun) matches(b *memBed, first, last int) (why string) {
 				return fmt.Sprintf("%s: read %d of %d: %v", e.Name, n, len(p), err)
 			}
 			have[e.Name] = p
+			value, err := b.Getxattr(e.Ino, simAttr)
+			if err != nil && err != unix.ENODATA {
+				return fmt.Sprintf("%s: attribute: %v", e.Name, err)
+			}
+			attr[e.Name] = string(value)
 		}
 	}
 	for i := last; i >= first; i-- {
-		reason := r.matchesState(have, i, first, last)
+		reason := r.matchesState(have, attr, i, first, last)
 		if reason == "" {
 			return ""
 		}
@@ -360,9 +401,10 @@ func (r *simRun) matches(b *memBed, first, last int) (why string) {
 	return why
 }
 
-// matchesState compares with the names and sizes of a state. Data that are overwritten in place
-// may be of any state in question.
-func (r *simRun) matchesState(have map[string][]byte, state, first, last int) string {
+// matchesState compares with the names, sizes and attributes of a state. Data that are overwritten
+// in place may be of any state in question.
+func (r *simRun) matchesState(have map[string][]byte, attr map[string]string, state, first,
+	last int) string {
 	s := r.states[state]
 	if len(have) != len(s.names) {
 		return fmt.Sprintf("%d names instead of %d", len(have), len(s.names))
@@ -374,6 +416,10 @@ func (r *simRun) matchesState(have map[string][]byte, state, first, last int) st
 		}
 		if len(p) != len(s.data[id]) {
 			return fmt.Sprintf("%s has %d bytes instead of %d", name, len(p), len(s.data[id]))
+		}
+		if a := attr[name]; a != s.attr[id] {
+			return fmt.Sprintf("%s has %.1q of %d bytes instead of %.1q of %d", name, a, len(a),
+				s.attr[id], len(s.attr[id]))
 		}
 	bytes:
 		for i, x := range p {

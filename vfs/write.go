@@ -363,5 +363,7 @@ func (w *writer) over(s asyncq.Slot, op *Op) {
 	case op.Code == OpSetattr && op.phase == truncFree && op.Errno != 0 && w.aborted == 0:
 		w.evictions = append(w.evictions, op.Node) // the size has changed: what is behind it goes
 		w.nextEviction()
+	case w.aborted == 0: // inodes of values that attributes have left
+		w.nextEviction()
 	}
 }
