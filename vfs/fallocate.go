@@ -30,12 +30,21 @@ func prepareFallocate(fs *FS, tx *Tx, op *Op) error {
 		return unix.EINVAL
 	case end < op.Off || end > fs.vol.SizeMax(in) && !punch:
 		return unix.EFBIG
-	case !punch && in.Flags&ext4.FlagExtents == 0:
+	case !punch && in.Flags&(ext4.FlagExtents|ext4.FlagInlineData) == 0:
 		return unix.EOPNOTSUPP
+	case op.phase == inlineMoved:
+		return fs.publishInline(tx, op, in)
 	}
+	inline := in.Flags&ext4.FlagInlineData != 0
 	first, last := ext4.Lblk(op.Off>>fs.vol.BlockBits), ext4.Lblk((end-1)>>fs.vol.BlockBits)
+	if inline {
+		first = 0
+	}
 	if err := tx.lockRange(op.Node, first, last); err != nil {
 		return err
+	}
+	if inline {
+		return fs.moveInline(tx, op, in)
 	}
 	if err := fs.growable(end); err != nil && !punch && op.phase == truncBegin {
 		return err

@@ -279,6 +279,10 @@ const (
 	// creditsEntry: a leaf that splits, index blocks of 3 levels that split, each with mapping.
 	creditsEntry = 4*(1+creditsAlloc) + creditsTree + 4
 	creditsXattr = 2*creditsAlloc + 3
+	// creditsDrop: a value in an inode of its own that is given up.
+	creditsDrop = creditsInode + creditsOrphan
+	// creditsValue: such a value of 64 KiB in blocks of 1 KiB, in two runs, and its inode.
+	creditsValue = 64 + 2*creditsAlloc + creditsInode + creditsAlloc + 1
 	// creditsNew: a new inode with bitmap, block bitmap of an unused group, and attributes.
 	creditsNew = creditsInode + creditsAlloc + 1 + creditsXattr
 	// creditsRemove: what one call of RemoveRuns changes.
@@ -311,8 +315,8 @@ var opTable = [opCount]opRow{
 	OpWrite:       {"write", prepareWrite, piecesMax*(creditsAlloc+8) + creditsTree + 1},
 	OpFsync:       {"fsync", prepareFsync, 0},
 	OpFallocate:   {"fallocate", prepareFallocate, creditsRemove + creditsTree + creditsAlloc + 1},
-	OpSetxattr:    {"setxattr", prepareSetxattr, creditsXattr + 1},
-	OpRemovexattr: {"removexattr", prepareRemovexattr, creditsXattr + 1},
+	OpSetxattr:    {"setxattr", prepareSetxattr, creditsXattr + creditsValue + creditsDrop + 1},
+	OpRemovexattr: {"removexattr", prepareRemovexattr, creditsXattr + creditsDrop + 1},
 	OpSetflags:    {"setflags", prepareSetflags, creditsInode},
 	OpSetproject:  {"setproject", prepareSetproject, creditsInode},
 	OpSetlabel:    {"setlabel", prepareSetlabel, 1},

@@ -152,6 +152,7 @@ func (tx *Tx) publish() {
 		tx.fs.cache.Edited(uint64(e.list[i].block))
 	}
 	w.revokes = append(w.revokes, e.revokes[:e.nrev]...)
+	w.evictions = append(w.evictions, w.space.Gone()...) // see writer.over
 	tx.op.tid = w.runningTid()
 	e.n, e.nrev = 0, 0
 	w.touched()

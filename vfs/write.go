@@ -29,17 +29,29 @@ func prepareWrite(fs *FS, tx *Tx, op *Op) error {
 	if err := fs.writable(tx, op); err != nil {
 		return err
 	}
-	if op.phase == writePublish {
+	switch op.phase {
+	case writePublish:
 		return fs.publishWrite(tx, op)
+	case inlineMoved:
+		return fs.publishInline(tx, op, &fs.inode)
 	}
 	if op.phase == writeBegin {
 		if err := fs.limitWrite(op); err != nil || op.Size == 0 {
 			return err
 		}
 		bits := fs.vol.BlockBits
-		last := ext4.Lblk((op.Off + uint64(op.Size) - 1) >> bits)
-		if err := tx.lockRange(op.Node, ext4.Lblk(op.Off>>bits), last); err != nil {
+		first, last := ext4.Lblk(op.Off>>bits), ext4.Lblk((op.Off+uint64(op.Size)-1)>>bits)
+		inline := fs.vol.MayInline(&fs.inode)
+		if inline {
+			first = 0
+		}
+		if err := tx.lockRange(op.Node, first, last); err != nil {
 			return err
+		}
+		if inline {
+			if done, err := fs.writeInline(tx, op); done || err != nil {
+				return err
+			}
 		}
 		if err := fs.growable(op.Off + uint64(op.Size)); err != nil {
 			return err
@@ -367,6 +379,9 @@ func (w *writer) over(s asyncq.Slot, op *Op) {
 		w.fs.arena.Put(w.fs.loop.Table, op.edge)
 		op.edge = 0
 	}
+	if op.Errno == 0 && (op.Code == OpSetattr && op.phase == truncFree || op.Code == OpEvict) {
+		delete(w.uncut, op.Node)
+	}
 	switch {
 	case op.victim != 0 && op.Errno == 0:
 		w.fs.evict(op.victim)
@@ -374,7 +389,7 @@ func (w *writer) over(s asyncq.Slot, op *Op) {
 		w.uncut[op.Node] = true // the size has changed: what is behind it goes
 		w.evictions = append(w.evictions, op.Node)
 		w.nextEviction()
-	case op.Errno == 0 && (op.Code == OpSetattr && op.phase == truncFree || op.Code == OpEvict):
-		delete(w.uncut, op.Node)
+	case w.aborted == 0: // inodes of values that attributes have left
+		w.nextEviction()
 	}
 }

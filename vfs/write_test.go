@@ -148,6 +148,7 @@ var writeFeatures = map[string][]string{
 	"64k":        {"-t", "ext4", "-b", "65536"},
 	"cluster":    {"-t", "ext4", "-O", "bigalloc", "-C", "65536"},
 	"cluster-1k": {"-t", "ext4", "-b", "1024", "-O", "bigalloc", "-C", "16384"},
+	"inline":     {"-t", "ext4", "-O", "inline_data", "-I", "1024"},
 }
 
 func features(t *testing.T, test func(t *testing.T, args []string)) {

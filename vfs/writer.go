@@ -1,6 +1,7 @@
 package vfs
 
 import (
+	"errors"
 	"fmt"
 	"time"
 	"unsafe"
@@ -150,10 +151,10 @@ func newWriter(fs *FS, c WriteConfig) (*writer, error) {
 	}
 	w.committed, w.wanted = w.tid-1, w.tid-1
 	w.front = fs.AddFront(&evictFront{fs})
-	if w.orphans, err = fs.vol.LoadOrphans(ext4.NewReaderSource(c.Storage,
-		fs.vol.BlockBits)); err != nil {
+	if err := w.loadOrphans(); err != nil {
 		return nil, err
 	}
+	w.space.Attach(w.orphans)
 	w.evictions = w.orphans.List()
 	fs.dev.Engine().AddBuffers(mem)
 	w.id = fs.loop.Register("journal", w)
@@ -166,6 +167,20 @@ func newWriter(fs *FS, c WriteConfig) (*writer, error) {
 	}
 	w.mmp, err = newMMP(w, *c.MMP, mem[staging+zerosSize:])
 	return w, err
+}
+
+// loadOrphans reads what the last mount has left to be freed. As with the kernel, damage there does
+// not keep a filesystem from being mounted that is to go on after errors.
+func (w *writer) loadOrphans() (err error) {
+	w.orphans, err = w.fs.vol.LoadOrphans(ext4.NewReaderSource(w.c.Storage, w.fs.vol.BlockBits))
+	var corrupt *ext4.CorruptError
+	if errors.As(err, &corrupt) && w.c.Errors == ErrorsContinue {
+		w.fs.log.Error("not all orphans are known; e2fsck finds them", "error", err)
+		r := ext4.ErrorRecord{When: now(), Ino: corrupt.Ino, Block: corrupt.Where, Err: err}
+		w.damage = damage{1, r, r, OpEvict, OpEvict}
+		return nil
+	}
+	return err
 }
 
 // txMax is the most blocks the running transaction may have.

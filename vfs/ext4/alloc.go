@@ -108,7 +108,7 @@ func (v *Volume) bitmapBits(k *bitmapKind) uint32 {
 
 // bitmapOf returns a bitmap of a group with descriptor d, to be looked at, its checksum verified
 // once per read. A bitmap that was never initialised is nil.
-func (v *Volume) bitmapOf(ed Editor, g Group, d []byte, k *bitmapKind) ([]byte, error) {
+func (v *Volume) bitmapOf(src Source, g Group, d []byte, k *bitmapKind) ([]byte, error) {
 	if v.descSummed() && le16(d, bgFlags)&k.uninit != 0 {
 		return nil, nil
 	}
@@ -116,7 +116,7 @@ func (v *Volume) bitmapOf(ed Editor, g Group, d []byte, k *bitmapKind) ([]byte, 
 	if !v.checkBlock(b, 1) {
 		return nil, Corrupt("group descriptor: bitmap outside of the filesystem", b, 0, 0)
 	}
-	buf, err := ed.Block(b)
+	buf, err := src.Block(b)
 	if err != nil {
 		return nil, err
 	}

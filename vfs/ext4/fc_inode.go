@@ -175,9 +175,17 @@ func (x *fcReplay) delete(in *Inode) error {
 		if err := x.claim(in.FileACL, 1); err != nil {
 			return err
 		}
-		if err := v.FreeXattrs(x.e, in); err != nil {
+	}
+	for {
+		// Values in inodes of their own become orphans, which the mount frees.
+		err := v.FreeXattrs(x.e, in)
+		if err == nil {
+			break
+		}
+		if err != ErrContinue {
 			return err
 		}
+		x.e.space.Begin()
 	}
 	in.Size, in.Links, in.Dtime = 0, 0, uint32(x.e.now.Sec)
 	if err := v.WriteInode(x.e, in); err != nil {

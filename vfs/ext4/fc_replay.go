@@ -43,6 +43,7 @@ func (x *fcReplay) run(fc *FastCommits) (err error) {
 	if x.orphans, err = x.v.LoadOrphans(x.e); err != nil {
 		return err
 	}
+	x.e.space.Attach(x.orphans)
 	for _, r := range fc.regions {
 		if err := x.reserve(r.first, r.n); err != nil {
 			return err
@@ -263,6 +264,10 @@ func (x *fcReplay) settle(in *Inode) error {
 	if clusters += nodes; in.FileACL != 0 {
 		clusters++
 	}
-	in.Sectors = clusters * v.clusterSectors()
+	values, err := v.ownValueSectors(x.e, in)
+	if err != nil {
+		return err
+	}
+	in.Sectors = clusters*v.clusterSectors() + values
 	return v.WriteInode(x.e, in)
 }

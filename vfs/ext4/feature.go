@@ -81,7 +81,7 @@ const (
 		ROCompatBigalloc | ROCompatMetadataCsum | ROCompatProject | ROCompatVerity |
 		ROCompatOrphanPresent
 	// incompatReadOnly are incompatible features that can be read, but not yet written.
-	incompatReadOnly = IncompatEAInode | IncompatInlineData
+	incompatReadOnly = 0
 )
 
 // FeatureError says that a filesystem has incompatible features which are not known here.

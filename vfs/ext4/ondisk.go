@@ -106,6 +106,25 @@ const (
 	mmpMagicNumber = 0x004d4d50
 )
 
+// Fields of the superblock that only a writer needs.
+const (
+	sMaxMntCount       = 0x36
+	sFirstErrorLine    = 0x1c8
+	sLastErrorLine     = 0x1d4
+	sWtimeHi           = 0x274
+	sMtimeHi           = 0x275
+	sFirstErrorTimeHi  = 0x278
+	sLastErrorTimeHi   = 0x279
+	sFirstErrorErrcode = 0x27a
+	sLastErrorErrcode  = 0x27b
+
+	superNameSize = 16 // of s_volume_name
+	superPathSize = 64 // of s_last_mounted
+	superFuncSize = 32 // of s_first_error_func
+	// maxMntCount is what stands for "the default" in s_max_mnt_count.
+	maxMntCount = 20
+)
+
 // A group descriptor ("Block Group Descriptors"); what lies behind 32 bytes is there with 64bit.
 const (
 	bgBlockBitmapLo = 0x00
@@ -203,6 +222,8 @@ const (
 // A block of the orphan file ("Orphan file"): inode numbers, then magic and checksum.
 const (
 	orphanTailSize  = 8
+	obMagic         = 0x0 // of the tail: __le32 ob_magic
+	obChecksum      = 0x4 // __le32, crc32c of the file's inode seed, block number and entries
 	orphanTailMagic = 0x0b10ca04
 )
 
