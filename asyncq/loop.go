@@ -1,6 +1,7 @@
 package asyncq
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"runtime"
@@ -130,10 +131,8 @@ func New(c Config) *Loop {
 	l := &Loop{Table: newTable(c.Slots, rng), engine: c.Engine, now: c.Now}
 	l.threads = []thread{{engine: c.Engine}}
 	if e, ok := c.Engine.(Threaded); ok {
-		l.threads = make([]thread, e.Parts())
-		for i := range l.threads {
-			l.threads[i].engine = e.Part(i)
-		}
+		l.threads = make([]thread, e.Threads())
+		l.threads[0].engine = e // until it begins
 	}
 	l.changed.L = &l.mu
 	l.bufs = make([]*Buffer, l.Table.Len())
@@ -178,39 +177,65 @@ func (l *Loop) Run() error {
 	// NB: in this order. Who wakes up after runEnds must find the turn free.
 	defer l.runEnds()
 	defer l.turn.Unlock()
-	var others sync.WaitGroup
+	err := l.runThreads()
+	if err != nil {
+		err = fmt.Errorf("engine %s: %w", l.engine.Name(), err)
+	}
+	return err
+}
+
+// runThreads turns the loop on all its threads, the calling one and as many as the engine asks for.
+func (l *Loop) runThreads() error {
+	e, ok := l.engine.(Threaded)
+	if !ok {
+		return l.serve(0, func() bool { return true })
+	}
+	for !e.Quiet(0) {
+		if err := l.step(0, true); err != nil {
+			return err
+		}
+	}
+	var begun, ended sync.WaitGroup
+	run := func(i int) {
+		th := &l.threads[i]
+		th.engine, th.err = e.Begin(i)
+		begun.Done()
+		if begun.Wait(); th.err == nil {
+			th.err = l.serve(i, func() bool { return e.Quiet(i) })
+		}
+		e.End(i)
+		if th.err != nil {
+			l.Stop()
+		}
+	}
+	begun.Add(len(l.threads))
 	for i := range l.threads[1:] {
-		others.Go(func() {
+		ended.Go(func() {
 			runtime.LockOSThread()
-			l.serve(i + 1)
+			run(i + 1)
 		})
 	}
-	l.serve(0)
-	others.Wait()
-	l.enter(0) // whatever is submitted from now on is the caller's
+	run(0)
+	ended.Wait()
+	l.enter(0) // which has no part any more: what is to come is the caller's
 	l.own.unlock()
+	var err error
 	for i := range l.threads {
-		if err := l.threads[i].err; err != nil {
-			return fmt.Errorf("engine %s: %w", l.engine.Name(), err)
+		err = errors.Join(err, l.threads[i].err)
+		l.threads[i].engine = nil
+	}
+	l.threads[0].engine = e
+	return err
+}
+
+// serve turns the loop on thread i until Stop, and until nothing is under way in its engine.
+func (l *Loop) serve(i int, quiet func() bool) error {
+	for !l.stop.Load() || !quiet() {
+		if err := l.step(i, true); err != nil {
+			return err
 		}
 	}
 	return nil
-}
-
-// serve turns the loop on thread i until Stop. Threads but the first, which may be called upon
-// later, go on until nothing is under way in their part of the engine.
-func (l *Loop) serve(i int) {
-	e, threaded := l.engine.(Threaded)
-	if threaded {
-		e.Bind(i)
-	}
-	for !l.stop.Load() || threaded && i > 0 && !e.Quiet(i) {
-		if err := l.step(i, true); err != nil {
-			l.threads[i].err = err
-			l.Stop()
-			return
-		}
-	}
 }
 
 // runEnds tells those who sleep in Wait that they have to turn the loop themselves now.
@@ -224,9 +249,7 @@ func (l *Loop) runEnds() {
 // Stop makes Run return soon. Any goroutine may call it.
 func (l *Loop) Stop() {
 	l.stop.Store(true)
-	for i := range l.threads {
-		l.threads[i].engine.Wake()
-	}
+	l.engine.Wake()
 }
 
 // Step is one turn: take in new work, run everything that can run, reap completions, and run what

@@ -1,38 +1,52 @@
 package asyncq
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// Threaded is an engine that has a part of its own for each thread of a loop. What is submitted
-// and posted goes to the part of the thread whose turn it is, and completes there.
+// Threaded is an engine that gives each thread of a loop a part of its own. What is submitted and
+// posted goes to the part of the thread whose turn it is, and completes there. While no thread has
+// begun it is an engine like any other.
 type Threaded interface {
 	Engine
-	// Parts returns the number of parts, Part the engine of thread i; 0 is the thread of Loop.Run.
-	Parts() int
-	Part(i int) Engine
+	// Threads returns how many threads there are to be.
+	Threads() int
+	// Begin makes the part of thread i, on that thread, which is bound to its processor.
+	Begin(i int) (Engine, error)
 	// Enter says that thread i has the turn.
 	Enter(i int)
-	// Bind binds the calling thread, which is thread i, to its processor.
-	Bind(i int)
-	// Quiet says that nothing is under way in part i. On its thread.
+	// Quiet says that nothing is under way in the part of thread i, on that thread; before all
+	// have begun, that nothing is under way at all.
 	Quiet(i int) bool
+	// End gives up the part of thread i, which is quiet, on that thread.
+	End(i int)
 }
 
 // Rings is the engine on several io_uring rings: one for each thread of a loop, each thread bound
 // to one processor. A transport that gets its requests on the processor of their callers needs it,
-// so that none has to wake another processor. Files and buffers are registered with all of them.
+// so that none has to wake another processor.
+//
+// The rings of the threads have SINGLE_ISSUER and DEFER_TASKRUN: completions do not interrupt a
+// thread that waits for several. So they are made on their threads; another ring, base, is for what
+// is done before and after, on no thread in particular. Files and buffers are registered with all.
 type Rings struct {
-	rings []*Uring
+	base  *Uring
+	depth int
 	cpus  []int
+	rings []atomic.Pointer[Uring] // by thread, nil before Begin
 	cur   *Uring
+	// What every ring has to be told.
+	files []int // by FileID; -1 is free
+	bufs  [][]byte
+	polls []watch
+	raw   bool
 }
 
 // RingsMax is the most threads a loop has.
@@ -66,110 +80,144 @@ func PossibleCPUs() (int, error) {
 	return last + 1, nil
 }
 
-// NewRings makes a ring of about depth requests for each of cpus (1 to RingsMax of them). Errors
-// are those of NewUring.
+// NewRings makes an engine of rings for about depth requests each: one for each of cpus (1 to
+// RingsMax of them). Errors are those of NewUring.
 func NewRings(depth int, cpus []int) (*Rings, error) {
-	r := &Rings{cpus: cpus}
-	for range cpus {
-		u, err := newUring(depth, true)
-		if err != nil {
-			_ = r.Close()
-			return nil, err
-		}
-		r.rings = append(r.rings, u)
+	// Whether there can be such rings turns out now, and not when the mount is there.
+	trial, err := newUring(depth, setupThread)
+	if err != nil {
+		return nil, err
 	}
-	r.cur = r.rings[0]
-	return r, nil
+	_ = trial.Close()
+	base, err := NewUring(depth)
+	if err != nil {
+		return nil, err
+	}
+	return &Rings{base: base, cur: base, depth: depth, cpus: cpus,
+		rings: make([]atomic.Pointer[Uring], len(cpus))}, nil
 }
 
 // Name returns "uring".
-func (r *Rings) Name() string { return r.rings[0].Name() }
+func (r *Rings) Name() string { return r.base.Name() }
 
-// Parts returns the number of rings.
-func (r *Rings) Parts() int { return len(r.rings) }
-
-// Part returns ring i.
-func (r *Rings) Part(i int) Engine { return r.rings[i] }
-
-// Enter says that thread i has the turn.
-func (r *Rings) Enter(i int) { r.cur = r.rings[i] }
-
-// Bind binds the calling thread to processor i of those that NewRings was told. One that has been
-// taken away from the process meanwhile does without.
-func (r *Rings) Bind(i int) {
-	var set unix.CPUSet
-	set.Set(r.cpus[i])
-	_ = unix.SchedSetaffinity(0, &set)
-}
+// Threads returns the number of processors.
+func (r *Rings) Threads() int { return len(r.cpus) }
 
 // CPU returns the processor of thread i.
 func (r *Rings) CPU(i int) int { return r.cpus[i] }
 
-// Quiet says that ring i has nothing under way but commands.
-func (r *Rings) Quiet(i int) bool { return r.rings[i].quiet() }
+// SetRaw sets Uring.Raw of the threads' rings.
+func (r *Rings) SetRaw() { r.raw = true }
 
-// SetRaw sets Uring.Raw of all rings.
-func (r *Rings) SetRaw() {
-	for _, u := range r.rings {
-		u.Raw = true
+// Begin makes the ring of thread i. A processor that has been taken away from the process since
+// does without its thread being bound.
+func (r *Rings) Begin(i int) (Engine, error) {
+	var set unix.CPUSet
+	set.Set(r.cpus[i])
+	_ = unix.SchedSetaffinity(0, &set)
+	u, err := newUring(r.depth, setupThread)
+	if err != nil {
+		return nil, err
+	}
+	u.Raw = r.raw
+	for _, fd := range r.files {
+		if _, err := u.AddFile(fd); err != nil {
+			_ = u.Close()
+			return nil, err
+		}
+	}
+	if len(r.bufs) > 0 {
+		u.AddBuffers(r.bufs...)
+	}
+	for _, p := range r.polls {
+		if i == 0 {
+			u.Poll(p.fd, p.token)
+		}
+	}
+	r.rings[i].Store(u)
+	return u, nil
+}
+
+// Enter says that thread i has the turn.
+func (r *Rings) Enter(i int) { r.cur = r.ring(i) }
+
+// ring is the ring of thread i, or base.
+func (r *Rings) ring(i int) *Uring {
+	if u := r.rings[i].Load(); u != nil {
+		return u
+	}
+	return r.base
+}
+
+// Quiet says that the ring of thread i has nothing under way but commands.
+func (r *Rings) Quiet(i int) bool { return r.ring(i).quiet() }
+
+// End closes the ring of thread i. NB: on that thread, as everything that is done to such a ring;
+// otherwise its files stay registered, and open, for some time.
+func (r *Rings) End(i int) {
+	if u := r.rings[i].Swap(nil); u != nil {
+		_ = u.Close()
 	}
 }
 
 // Current returns the ring of the thread whose turn it is.
 func (r *Rings) Current() *Uring { return r.cur }
 
-// Notify makes thread i look at what was left for it. Any thread may call it.
-func (r *Rings) Notify(i int) { r.rings[i].Wake() }
-
-// AddFile registers fd with all rings.
-func (r *Rings) AddFile(fd int) (f FileID, err error) {
-	for i, u := range r.rings {
-		f, err = u.AddFile(fd)
-		if err != nil {
-			for _, done := range r.rings[:i] {
-				done.RemoveFile(f)
-			}
-			return -1, err
-		}
-	}
-	return f, nil
-}
-
-// RemoveFile takes a file out of all rings.
-func (r *Rings) RemoveFile(f FileID) {
-	for _, u := range r.rings {
-		u.RemoveFile(f)
+// Notify makes thread i look at what was left for it, if it has begun; otherwise it does so by
+// itself. Any thread may call it.
+func (r *Rings) Notify(i int) {
+	if u := r.rings[i].Load(); u != nil {
+		u.Wake()
 	}
 }
 
-// AddBuffers registers memory with all rings.
+// AddFile registers fd. No thread has begun.
+func (r *Rings) AddFile(fd int) (FileID, error) {
+	f, err := r.base.AddFile(fd)
+	if err == nil {
+		r.files = append(r.files[:f], fd)
+	}
+	return f, err
+}
+
+// RemoveFile forgets a file. All threads have ended.
+func (r *Rings) RemoveFile(f FileID) { r.base.RemoveFile(f) }
+
+// AddBuffers registers memory. No thread has begun.
 func (r *Rings) AddBuffers(mem ...[]byte) {
-	for _, u := range r.rings {
-		u.AddBuffers(mem...)
-	}
+	r.base.AddBuffers(mem...)
+	r.bufs = append(r.bufs, mem...)
 }
 
-// Submit queues one request on the ring of the thread whose turn it is.
-func (r *Rings) Submit(f FileID, io IO) { r.cur.Submit(f, io) }
+// Submit queues one request on the ring of the thread whose turn it is. A flush while there is none
+// is done at once: who waits on base may block, and the worker that would do it stays for 5 s.
+func (r *Rings) Submit(f FileID, io IO) {
+	if r.cur == r.base && io.Op == OpFlush {
+		errno, _ := unix.Fdatasync(r.files[f]).(unix.Errno)
+		r.base.Post(Completion{io.Token, -int32(errno)})
+		return
+	}
+	r.cur.Submit(f, io)
+}
 
-// Poll has the first thread watch fd.
-func (r *Rings) Poll(fd int, token Token) { r.rings[0].Poll(fd, token) }
+// Poll has the first thread watch fd, once it has begun.
+func (r *Rings) Poll(fd int, token Token) { r.polls = append(r.polls, watch{fd, token}) }
 
 // Post queues a completion for the thread whose turn it is.
 func (r *Rings) Post(c Completion) { r.cur.Post(c) }
 
-// Wait waits on the first ring.
+// Wait waits on base: no thread has begun, or all have ended.
 func (r *Rings) Wait(timeout time.Duration, out []Completion) (int, error) {
-	return r.rings[0].Wait(timeout, out)
+	return r.base.Wait(timeout, out)
 }
 
-// Wake wakes the first thread.
-func (r *Rings) Wake() { r.rings[0].Wake() }
-
-// Close closes all rings.
-func (r *Rings) Close() (err error) {
-	for _, u := range r.rings {
-		err = errors.Join(err, u.Close())
+// Wake wakes all threads, and who waits on base.
+func (r *Rings) Wake() {
+	r.base.Wake()
+	for i := range r.rings {
+		r.Notify(i)
 	}
-	return err
 }
+
+// Close closes base. All threads have ended.
+func (r *Rings) Close() error { return r.base.Close() }

@@ -17,12 +17,11 @@ import (
 // and waits. It allocates nothing per request.
 //
 // Flags: SUBMIT_ALL, COOP_TASKRUN with TASKRUN_FLAG, and CLAMP. SINGLE_ISSUER with DEFER_TASKRUN
-// measured within noise of these and would tie the ring to one thread, which the inline mode of
-// Loop has not.
+// tie a ring to one thread, which the inline mode of Loop has not; see Rings.
 //
 // Threads: what the kernel cannot do without blocking (fsync, fallocate, and reads and writes
 // where the filesystem has to allocate or to wait) it hands to workers of the process. Their
-// number is bounded by workersMax, whatever is in flight.
+// number is bounded by workersMax and its like, whatever is in flight.
 type Uring struct {
 	fd      int
 	sqMem   []byte
@@ -147,6 +146,12 @@ const (
 	setupCoop     = 1 << 8
 	setupTaskFlag = 1 << 9
 	setupSQE128   = 1 << 10
+	setupSingle   = 1 << 12
+	setupDefer    = 1 << 13
+	// setupShared is for a ring that any thread may use, one at a time. setupThread is for one that
+	// belongs to the thread that makes it, and takes commands.
+	setupShared   = setupCoop
+	setupThread   = setupSingle | setupDefer | setupSQE128
 	sqOverflow    = 1 << 1
 	sqTaskRun     = 1 << 2
 	featSingleMap = 1 << 0
@@ -167,7 +172,7 @@ const (
 	// providerPoll is the provider in the user data of polls; no real one has its number.
 	providerPoll = 255
 	// Workers for files and block devices, and for anything else.
-	workersMax, workersUnboundMax = 4, 1
+	workersMax, workersThreadMax, workersUnboundMax = 4, 1, 1
 
 	// rawMax is how long a raw wait may last. The runtime takes its thread for a running one and
 	// looks after it: 200 context switches a second in an idle daemon. It knows of longer waits,
@@ -207,22 +212,17 @@ type getEventsArg struct {
 
 // NewUring makes a ring for about depth requests between two waits (1 to 4096). Errors: ENOSYS,
 // EPERM or EACCES where io_uring is not allowed, ENOMEM.
-func NewUring(depth int) (*Uring, error) { return newUring(depth, false) }
+func NewUring(depth int) (*Uring, error) { return newUring(depth, setupShared) }
 
-// newUring is NewUring; a wide ring takes commands, too.
-func newUring(depth int, wide bool) (*Uring, error) {
-	p := uringParams{flags: setupCQSize | setupClamp | setupSubmit | setupCoop |
-		setupTaskFlag}
-	if wide {
-		p.flags |= setupSQE128
-	}
+func newUring(depth int, kind uint32) (*Uring, error) {
+	p := uringParams{flags: setupCQSize | setupClamp | setupSubmit | setupTaskFlag | kind}
 	p.cqEntries = uint32(4 * depth)
 	fd, _, errno := unix.Syscall(unix.SYS_IO_URING_SETUP, uintptr(depth),
 		uintptr(unsafe.Pointer(&p)), 0)
 	if errno != 0 {
 		return nil, errno
 	}
-	u := &Uring{fd: int(fd), wakefd: -1, wide: wide}
+	u := &Uring{fd: int(fd), wakefd: -1, wide: kind&setupSQE128 != 0}
 	unix.CloseOnExec(u.fd)
 	const need = featSingleMap | featNoDrop | featExtArg
 	if p.features&need != need {
@@ -239,6 +239,9 @@ func newUring(depth int, wide bool) (*Uring, error) {
 	}
 	u.registerFiles()
 	workers := [2]uint32{workersMax, workersUnboundMax}
+	if u.wide { // there are several such rings
+		workers[0] = workersThreadMax
+	}
 	u.register(regWorkersMax, unsafe.Pointer(&workers), 2)
 	u.posted = make([]Completion, 0, 4*depth)
 	u.backlog = make([]sqe, 0, 4*depth)
@@ -405,11 +408,7 @@ func (u *Uring) Submit(f FileID, io IO) {
 		return
 	}
 	e := sqeHalf{off: uint64(io.Off), userData: uint64(io.Token)}
-	if e.fd = int32(f); u.fixed {
-		e.flags = sqeFixedFile
-	} else {
-		e.fd = int32(u.files[f])
-	}
+	u.aim(&e, f)
 	switch io.Op {
 	case OpRead, OpWrite:
 		addr := uintptr(unsafe.Pointer(unsafe.SliceData(io.Buf)))
@@ -430,9 +429,18 @@ func (u *Uring) Submit(f FileID, io IO) {
 	u.push(sqe{sqeHalf: e})
 }
 
+// aim points an entry at a file.
+func (u *Uring) aim(e *sqeHalf, f FileID) {
+	if e.fd = int32(f); u.fixed {
+		e.flags = sqeFixedFile
+	} else {
+		e.fd = int32(u.files[f])
+	}
+}
+
 // Command is an IORING_OP_URING_CMD: a request in the language of the file that it goes to.
 type Command struct {
-	FD   int
+	File FileID
 	Op   uint32
 	Mem  unsafe.Pointer // what it points to is not on the Go heap, and lasts as long as the command
 	Len  uint32
@@ -444,9 +452,10 @@ type Command struct {
 // Command queues one command, on a ring that NewRings has made. It may last as long as the ring.
 func (u *Uring) Command(c Command) {
 	u.commander = c.Token.Provider()
-	u.push(sqe{sqeHalf{opcode: opCommand, fd: int32(c.FD), off: uint64(c.Op),
-		addr: uint64(uintptr(c.Mem)), len: c.Len, userData: uint64(c.Token),
-		cmd: [2]uint64{c.Data[0], c.Data[1]}}, c.Data[2]})
+	e := sqeHalf{opcode: opCommand, off: uint64(c.Op), addr: uint64(uintptr(c.Mem)), len: c.Len,
+		userData: uint64(c.Token), cmd: [2]uint64{c.Data[0], c.Data[1]}}
+	u.aim(&e, c.File)
+	u.push(sqe{e, c.Data[2]})
 }
 
 // quiet says that everything submitted but commands was reaped.

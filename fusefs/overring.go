@@ -24,7 +24,7 @@ const (
 	// ringEntriesAll and ringEntriesMin are how many requests can be in flight: all queues share
 	// the first, and each has the second at least. An entry needs 1 MiB of address space, resident
 	// as far as it was used, the last used entry first.
-	ringEntriesAll, ringEntriesMin = 64, 8
+	ringEntriesAll, ringEntriesMin = 48, 6
 	// The commands of FUSE, enum fuse_uring_cmd.
 	cmdRegister, cmdCommitAndFetch = 1, 2
 	// iovecAt is where in the head room of a buffer the two iovecs of its entry are.
@@ -52,6 +52,7 @@ type overRing struct {
 	t       *Transport
 	rings   *asyncq.Rings
 	id      asyncq.ProviderID
+	file    asyncq.FileID // /dev/fuse
 	entries []ringEntry
 	// By thread: requests that have arrived, and commands that other threads have left.
 	arrived, outbox []fifo
@@ -92,18 +93,22 @@ func RingBuffers(possible int) int {
 }
 
 // newOverRing prepares the entries of all queues. The arena has RingBuffers(possible) of its own.
-func newOverRing(t *Transport, rings *asyncq.Rings, possible int) *overRing {
+func newOverRing(t *Transport, rings *asyncq.Rings, possible int) (*overRing, error) {
 	n := RingBuffers(possible)
-	o := &overRing{t: t, rings: rings, entries: make([]ringEntry, n),
-		arrived: make([]fifo, rings.Parts()), outbox: make([]fifo, rings.Parts())}
+	file, err := rings.AddFile(t.fd)
+	if err != nil {
+		return nil, err
+	}
+	o := &overRing{t: t, rings: rings, file: file, entries: make([]ringEntry, n),
+		arrived: make([]fifo, rings.Threads()), outbox: make([]fifo, rings.Threads())}
 	o.starved.all = make([]uint16, n)
-	for i := range rings.Parts() {
+	for i := range rings.Threads() {
 		o.arrived[i].all, o.outbox[i].all = make([]uint16, n), make([]uint16, n)
 	}
 	for i := range o.entries {
 		e := &o.entries[i]
 		e.qid = uint16(i % possible)
-		for j := range rings.Parts() { // a processor that is not ours is the first thread's
+		for j := range rings.Threads() { // a processor that is not ours is the first thread's
 			if rings.CPU(j) == int(e.qid) {
 				e.thread = uint8(j)
 			}
@@ -114,7 +119,7 @@ func newOverRing(t *Transport, rings *asyncq.Rings, possible int) *overRing {
 		iov[1] = unix.Iovec{Base: &whole[blockdev.HeadRoom], Len: maxPages * 4096}
 	}
 	o.id = t.loop.Register("fuse over io_uring", o)
-	return o
+	return o, nil
 }
 
 func (o *overRing) whole(e int) []byte {
@@ -149,7 +154,7 @@ func (o *overRing) command(e int) {
 // submit queues the command of an entry on the ring of the thread whose turn it is.
 func (o *overRing) submit(e int) {
 	ent := &o.entries[e]
-	c := asyncq.Command{FD: o.t.fd, Op: cmdCommitAndFetch,
+	c := asyncq.Command{File: o.file, Op: cmdCommitAndFetch,
 		Data: [3]uint64{0, ent.commitID, uint64(ent.qid)}, Token: asyncq.MakeToken(o.id, 0, uint32(e))}
 	if !ent.registered {
 		ent.registered = true

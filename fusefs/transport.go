@@ -160,8 +160,12 @@ func New(fs *vfs.FS, fd int, c Config) (*Transport, error) {
 	t.front = fs.AddFront(t)
 	l.AddIntake(t)
 	if c.Rings != nil {
-		t.over = newOverRing(t, c.Rings, c.Possible)
-		l.AddIntake(t.over)
+		over, err := newOverRing(t, c.Rings, c.Possible)
+		if err != nil {
+			return nil, fmt.Errorf("/dev/fuse: %w", err)
+		}
+		t.over = over
+		l.AddIntake(over)
 	}
 	l.Engine().Poll(fd, asyncq.MakeToken(t.id, 0, 0))
 	return t, nil

@@ -96,7 +96,7 @@ func (m *Mount) Serve(ready func()) error {
 		u.Raw = true
 	case *asyncq.Rings:
 		u.SetRaw()
-		procs = u.Parts() + 1
+		procs = u.Threads() + 1
 	}
 	if runtime.GOMAXPROCS(0) != procs {
 		runtime.GOMAXPROCS(procs)
