@@ -11,6 +11,7 @@ import (
 
 	"asyncfsd/asyncq"
 	"asyncfsd/blockdev"
+	"asyncfsd/fusefs"
 	"asyncfsd/internal/options"
 	"asyncfsd/vfs"
 	"asyncfsd/vfs/ext4"
@@ -62,11 +63,15 @@ type Instance struct {
 	config Config
 	log    *slog.Logger
 	engine asyncq.Engine
-	loop   *asyncq.Loop
-	dev    blockdev.Device
-	arena  *blockdev.Arena
-	vol    *ext4.Volume
-	fs     *vfs.FS
+	// rings is the engine if requests can come over io_uring, on a machine that may have possible
+	// processors; else nil.
+	rings    *asyncq.Rings
+	possible int
+	loop     *asyncq.Loop
+	dev      blockdev.Device
+	arena    *blockdev.Arena
+	vol      *ext4.Volume
+	fs       *vfs.FS
 	// storage is dev for code that may block. readOnly says that nothing is to be written, whatever
 	// was asked for.
 	storage  *blockdev.Sync
@@ -100,15 +105,10 @@ func Open(c Config) (*Instance, error) {
 
 func (i *Instance) open() error {
 	o := i.config.Options
-	engine, why, err := asyncq.NewEngine(o.IO, engineDepth)
-	if err != nil {
-		return fail(ExitSystem, err)
+	if err := i.openEngine(); err != nil {
+		return err
 	}
-	if why != "" {
-		i.log.Info(why)
-	}
-	i.engine = engine
-	i.loop = asyncq.New(asyncq.Config{Engine: engine})
+	i.loop = asyncq.New(asyncq.Config{Engine: i.engine})
 	i.closers = append(i.closers, func() {
 		_ = i.loop.Close()
 		if i.dev != nil {
@@ -127,11 +127,16 @@ func (i *Instance) open() error {
 	if err := i.openVolume(); err != nil {
 		return i.about(err)
 	}
-	if i.arena, err = blockdev.NewArena(i.cacheSize()); err != nil {
+	own := 0
+	if i.rings != nil {
+		own = fusefs.RingBuffers(i.possible)
+	}
+	var err error
+	if i.arena, err = blockdev.NewArenaOwn(i.cacheSize(), own); err != nil {
 		return fail(ExitSystem, err)
 	}
 	i.closers = append(i.closers, func() { _ = i.arena.Close() })
-	engine.AddBuffers(i.arena.Mem())
+	i.engine.AddBuffers(i.arena.Busy()...)
 	return i.openFS()
 }
 

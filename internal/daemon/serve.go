@@ -82,7 +82,7 @@ func (i *Instance) Mount() (*Mount, error) {
 		EntryTimeout: o.EntryTimeout, AttrTimeout: o.AttrTimeout,
 		NegativeTimeout: o.NegativeTimeout, NoACL: o.NoACL, OnlyRootAndOwner: o.AllowRoot,
 		ReadOnly: i.readOnly, IDMapped: point.idMapped(), WritebackCache: o.WritebackCache,
-		ColdOpens: o.StrictAtime})
+		ColdOpens: o.StrictAtime, Rings: i.rings, Possible: i.possible})
 	if err != nil {
 		_ = point.Unmount(0)
 		_ = i.finish()
@@ -98,12 +98,17 @@ func (i *Instance) Mount() (*Mount, error) {
 // Serve serves the mount until it is unmounted, and calls ready once when it works. It keeps the
 // calling goroutine's thread.
 func (m *Mount) Serve(ready func()) error {
-	// One thread for the loop, whose waits the runtime does not know of, one for all the rest.
-	if runtime.GOMAXPROCS(0) != 2 {
-		runtime.GOMAXPROCS(2)
-	}
-	if u, ok := m.engine.(*asyncq.Uring); ok {
+	// One for each thread of the loop, whose waits the runtime does not know of, one for the rest.
+	procs := 2
+	switch u := m.engine.(type) {
+	case *asyncq.Uring:
 		u.Raw = true
+	case *asyncq.Rings:
+		u.SetRaw()
+		procs = u.Threads() + 1
+	}
+	if runtime.GOMAXPROCS(0) != procs {
+		runtime.GOMAXPROCS(procs)
 	}
 	over := make(chan struct{})
 	defer close(over)

@@ -23,6 +23,8 @@ type Options struct {
 	CacheSize int
 	// IO is the engine: "auto", "uring" or "aio".
 	IO string
+	// Transport is how requests come: "auto", "dev" (/dev/fuse) or "uring" (FUSE over io_uring).
+	Transport string
 	// Journal is the device of an external journal, "" for none.
 	Journal string
 
@@ -108,7 +110,7 @@ const (
 
 // New returns the defaults: nodev and nosuid, as libfuse has it.
 func New() *Options {
-	return &Options{CacheSize: CacheDefault, IO: "auto", NoDev: true, NoSuid: true,
+	return &Options{CacheSize: CacheDefault, IO: "auto", Transport: "auto", NoDev: true, NoSuid: true,
 		Subtype: "asyncfsd", EntryTimeout: TimeoutDefault, AttrTimeout: TimeoutDefault,
 		NegativeTimeout: TimeoutDefault}
 }

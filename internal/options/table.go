@@ -247,6 +247,13 @@ func initFilesystem() {
 		o.IO = v
 		return nil
 	})
+	value("transport", func(o *Options, v string) error {
+		if v != "auto" && v != "dev" && v != "uring" {
+			return fmt.Errorf("must be auto, dev or uring")
+		}
+		o.Transport = v
+		return nil
+	})
 	value("lockfile", func(o *Options, v string) error { o.LockFile = v; return nil })
 	value("log", func(o *Options, v string) error { o.Log = v; return nil })
 }
