@@ -160,8 +160,8 @@ func (r *Rings) End(i int) {
 	}
 }
 
-// Current returns the ring of the thread whose turn it is.
-func (r *Rings) Current() *Uring { return r.cur }
+// Command queues a command on the ring of the thread whose turn it is, which has begun.
+func (r *Rings) Command(c Command) { r.cur.Command(c) }
 
 // Notify makes thread i look at what was left for it, if it has begun; otherwise it does so by
 // itself. Any thread may call it.

@@ -57,8 +57,12 @@ func (t *Transport) initialise(req []byte) {
 	t.minor = init.Minor
 	t.reply(init.Unique, int(unsafe.Sizeof(*out)))
 	t.started = true
-	if flags&fuse.CAP_OVER_IO_URING != 0 {
+	switch {
+	case flags&fuse.CAP_OVER_IO_URING != 0:
+		t.log.Debug("requests come over io_uring")
 		t.over.register()
+	case t.over != nil:
+		t.log.Warn("the kernel does not offer FUSE over io_uring")
 	}
 	t.readyOnce.Do(func() { close(t.ready) })
 }

@@ -47,10 +47,23 @@ const (
 	_ = uint(288 - unsafe.Sizeof(ringHeader{}))
 )
 
+// Rings is what FUSE over io_uring needs of the loop's engine: asyncq.Rings.
+type Rings interface {
+	// Threads returns how many threads the loop has, CPU the processor of thread i.
+	Threads() int
+	CPU(i int) int
+	// AddFile registers a descriptor, before the loop runs.
+	AddFile(fd int) (asyncq.FileID, error)
+	// Command queues a command for the thread whose turn it is.
+	Command(c asyncq.Command)
+	// Notify has thread i turn.
+	Notify(i int)
+}
+
 // overRing is what a Transport has of rings. It is the provider of the commands.
 type overRing struct {
 	t       *Transport
-	rings   *asyncq.Rings
+	rings   Rings
 	id      asyncq.ProviderID
 	file    asyncq.FileID // /dev/fuse
 	entries []ringEntry
@@ -93,7 +106,7 @@ func RingBuffers(possible int) int {
 }
 
 // newOverRing prepares the entries of all queues. The arena has RingBuffers(possible) of its own.
-func newOverRing(t *Transport, rings *asyncq.Rings, possible int) (*overRing, error) {
+func newOverRing(t *Transport, rings Rings, possible int) (*overRing, error) {
 	n := RingBuffers(possible)
 	file, err := rings.AddFile(t.fd)
 	if err != nil {
@@ -155,13 +168,14 @@ func (o *overRing) command(e int) {
 func (o *overRing) submit(e int) {
 	ent := &o.entries[e]
 	c := asyncq.Command{File: o.file, Op: cmdCommitAndFetch,
-		Data: [3]uint64{0, ent.commitID, uint64(ent.qid)}, Token: asyncq.MakeToken(o.id, 0, uint32(e))}
+		Data:  [3]uint64{0, ent.commitID, uint64(ent.qid)},
+		Token: asyncq.MakeToken(o.id, 0, uint32(e))}
 	if !ent.registered {
 		ent.registered = true
 		o.live++
 		c.Op, c.Mem, c.Len = cmdRegister, unsafe.Pointer(&o.whole(e)[iovecAt]), 2
 	}
-	o.rings.Current().Command(c)
+	o.rings.Command(c)
 }
 
 // Complete notes a request, or the end of an entry: the mount is gone, or the kernel does not

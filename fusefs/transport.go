@@ -70,7 +70,7 @@ type Config struct {
 	// Rings, if not nil, has the kernel send requests over io_uring, if it can. It is the engine of
 	// the loop; Possible is how many processors the machine may have, and the arena has
 	// RingBuffers of them.
-	Rings    *asyncq.Rings
+	Rings    Rings
 	Possible int
 }
 

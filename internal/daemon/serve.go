@@ -78,11 +78,15 @@ func (i *Instance) Mount() (*Mount, error) {
 		return nil, err
 	}
 	m := &Mount{Instance: i, Point: point}
-	m.transport, err = fusefs.New(i.fs, point.FD(), fusefs.Config{Log: i.log,
+	config := fusefs.Config{Log: i.log,
 		EntryTimeout: o.EntryTimeout, AttrTimeout: o.AttrTimeout,
 		NegativeTimeout: o.NegativeTimeout, NoACL: o.NoACL, OnlyRootAndOwner: o.AllowRoot,
 		ReadOnly: i.readOnly, IDMapped: point.idMapped(), WritebackCache: o.WritebackCache,
-		ColdOpens: o.StrictAtime, Rings: i.rings, Possible: i.possible})
+		ColdOpens: o.StrictAtime}
+	if i.rings != nil {
+		config.Rings, config.Possible = i.rings, i.possible
+	}
+	m.transport, err = fusefs.New(i.fs, point.FD(), config)
 	if err != nil {
 		_ = point.Unmount(0)
 		_ = i.finish()

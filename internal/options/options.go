@@ -110,8 +110,8 @@ const (
 
 // New returns the defaults: nodev and nosuid, as libfuse has it.
 func New() *Options {
-	return &Options{CacheSize: CacheDefault, IO: "auto", Transport: "auto", NoDev: true, NoSuid: true,
-		Subtype: "asyncfsd", EntryTimeout: TimeoutDefault, AttrTimeout: TimeoutDefault,
+	return &Options{CacheSize: CacheDefault, IO: "auto", Transport: "auto", NoDev: true,
+		NoSuid: true, Subtype: "asyncfsd", EntryTimeout: TimeoutDefault, AttrTimeout: TimeoutDefault,
 		NegativeTimeout: TimeoutDefault}
 }
 
