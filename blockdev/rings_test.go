@@ -52,6 +52,18 @@ func TestRings(t *testing.T) {
 	whole("before")
 	over := make(chan error)
 	go func() { over <- loop.Run() }()
+	readAndWrite(t, s, model, writers)
+	whole("while it runs")
+	loop.Stop()
+	if err := <-over; err != nil {
+		t.Error(err)
+	}
+	whole("after")
+}
+
+// readAndWrite has each of so many goroutines read and write a part of its own.
+func readAndWrite(t *testing.T, s *Sync, model []byte, writers int) {
+	size := len(model) / writers
 	var all sync.WaitGroup
 	for w := range writers {
 		all.Go(func() {
@@ -75,10 +87,4 @@ func TestRings(t *testing.T) {
 		})
 	}
 	all.Wait()
-	whole("while it runs")
-	loop.Stop()
-	if err := <-over; err != nil {
-		t.Error(err)
-	}
-	whole("after")
 }

@@ -51,8 +51,8 @@ type result struct {
 // overRing says that requests can come over io_uring.
 var overRing bool
 
-// asyncfsd runs the command under test. Half of the tests, chosen by their names, get their requests
-// by /dev/fuse, the others over io_uring.
+// asyncfsd runs the command under test. Half of the tests, chosen by their names, get their
+// requests by /dev/fuse, the others over io_uring.
 func asyncfsd(t testing.TB, args ...string) result {
 	t.Helper()
 	return finish(t, exec.Command(binary, append(transport(t, args), args...)...))

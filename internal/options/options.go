@@ -111,8 +111,8 @@ const (
 // New returns the defaults: nodev and nosuid, as libfuse has it.
 func New() *Options {
 	return &Options{CacheSize: CacheDefault, IO: "auto", Transport: "auto", NoDev: true,
-		NoSuid: true, Subtype: "asyncfsd", EntryTimeout: TimeoutDefault, AttrTimeout: TimeoutDefault,
-		NegativeTimeout: TimeoutDefault}
+		NoSuid: true, Subtype: "asyncfsd", EntryTimeout: TimeoutDefault,
+		AttrTimeout: TimeoutDefault, NegativeTimeout: TimeoutDefault}
 }
 
 // Add parses a comma-separated list of options, as -o gives it. A backslash protects a comma.
