@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"asyncfsd/internal/manifest"
+	"asyncfsd/internal/overring"
 	"asyncfsd/internal/testenv"
 )
 
@@ -34,10 +35,10 @@ func TestMain(m *testing.M) {
 		fmt.Fprintf(os.Stderr, "%s%v\n", out, err)
 		os.Exit(2)
 	}
-	restore, ok := testenv.AllowOverRing()
+	restore, ok := overring.Allow()
 	overRing = ok
 	code := m.Run()
-	restore()
+	_ = restore()
 	_ = os.RemoveAll(dir)
 	os.Exit(code)
 }

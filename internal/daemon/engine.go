@@ -2,16 +2,12 @@ package daemon
 
 import (
 	"fmt"
-	"os"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"asyncfsd/asyncq"
+	"asyncfsd/internal/overring"
 )
-
-// overRing is the parameter of the kernel that allows FUSE over io_uring.
-const overRing = "/sys/module/fuse/parameters/enable_uring"
 
 // openEngine makes the engine of the mount's I/O: with a ring for each processor if requests are to
 // come over io_uring, too.
@@ -43,8 +39,8 @@ func (i *Instance) openRings() error {
 	if i.config.Options.IO == "aio" {
 		return fmt.Errorf("io=aio: %w", unix.EINVAL)
 	}
-	if text, err := os.ReadFile(overRing); err != nil || strings.TrimSpace(string(text)) != "Y" {
-		return fmt.Errorf("%s is not Y: %w", overRing, unix.EOPNOTSUPP)
+	if !overring.Allowed() {
+		return fmt.Errorf("%s is not Y: %w", overring.Path, unix.EOPNOTSUPP)
 	}
 	possible, err := asyncq.PossibleCPUs()
 	if err != nil {
