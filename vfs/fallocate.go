@@ -155,6 +155,9 @@ func (fs *FS) allocUnwritten(tx *Tx, op *Op, in *ext4.Inode, lblk ext4.Lblk, n u
 	if err != nil {
 		return 0, err
 	}
+	if n, err = fs.allowed(tx, op, in, n); err != nil {
+		return 0, err
+	}
 	b, n, err := fs.vol.AllocBlocks(tx, ext4.Alloc{Goal: goal, Want: n, Root: fs.root(op)})
 	if err != nil {
 		return 0, err

@@ -136,6 +136,7 @@ var writeFeatures = map[string][]string{
 	"old-csum": {"-t", "ext4", "-O", "^metadata_csum,uninit_bg,^64bit"},
 	"64k":      {"-t", "ext4", "-b", "65536"},
 	"inline":   {"-t", "ext4", "-O", "inline_data", "-I", "1024"},
+	"quota":    {"-t", "ext4", "-b", "1024", "-O", "quota,project"},
 }
 
 func features(t *testing.T, test func(t *testing.T, args []string)) {

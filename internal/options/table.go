@@ -113,7 +113,7 @@ func initIgnored() {
 		"journal_checksum nojournal_checksum journal_async_commit nombcache no_mbcache " +
 		"debug init_itable noinit_itable auto_da_alloc noauto_da_alloc " +
 		"nobh bh nouid32 oldalloc orlov " +
-		"quota noquota usrquota grpquota prjquota dioread_lock dioread_nolock " +
+		"dioread_lock dioread_nolock " +
 		"mblk_io_submit nomblk_io_submit prefetch_block_bitmaps no_prefetch_block_bitmaps directio")
 	ignoreNumber("stripe inode_readahead_blks max_batch_time " +
 		"min_batch_time journal_ioprio max_dir_size_kb mb_optimize_scan")
@@ -178,6 +178,12 @@ func initWriting() {
 	value("resgid", func(o *Options, v string) error {
 		o.SetResGID = true
 		return id(v, 10, &o.ResGID)
+	})
+	flag("quota usrquota", func(o *Options) { o.UserQuota = true })
+	flag("grpquota", func(o *Options) { o.GroupQuota = true })
+	flag("prjquota", func(o *Options) { o.ProjectQuota = true })
+	flag("noquota", func(o *Options) {
+		o.UserQuota, o.GroupQuota, o.ProjectQuota = false, false, false
 	})
 	flag("noatime", func(o *Options) { o.NoAtime, o.StrictAtime = true, false })
 	flag("atime relatime norelatime", func(o *Options) { o.NoAtime, o.StrictAtime = false, false })
