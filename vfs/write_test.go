@@ -93,7 +93,7 @@ func openWrite(t testing.TB, path string, s setting) *writeBed {
 	}
 	t.Cleanup(func() { _ = arena.Close() })
 	b.fs, err = vfs.New(vfs.Config{Loop: l, Device: dev, Volume: vol, Arena: arena,
-		Write: &vfs.WriteConfig{Storage: storage, Log: log}})
+		Write: &vfs.WriteConfig{Storage: storage, Log: log, LimitUsers: s.limits}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -96,6 +96,7 @@ func refuse(names, why string) {
 func init() {
 	initFilesystem()
 	initWriting()
+	initQuota()
 	initFuse()
 	initIgnored()
 	refuse("dax", "there is no memory to map through FUSE")
@@ -125,6 +126,16 @@ func initIgnored() {
 		"no_splice_move async_read sync_read nonempty intr noforget clone_fd")
 	ignoreNumber("max_background congestion_threshold max_readahead max_write max_threads " +
 		"max_idle_threads intr_signal remember ac_attr_timeout")
+}
+
+// initQuota has the options that say whose limits are enforced.
+func initQuota() {
+	flag("quota usrquota", func(o *Options) { o.UserQuota = true })
+	flag("grpquota", func(o *Options) { o.GroupQuota = true })
+	flag("prjquota", func(o *Options) { o.ProjectQuota = true })
+	flag("noquota", func(o *Options) {
+		o.UserQuota, o.GroupQuota, o.ProjectQuota = false, false, false
+	})
 }
 
 // initWriting has the options of ext4(5) and mount(8) about writing.
@@ -178,12 +189,6 @@ func initWriting() {
 	value("resgid", func(o *Options, v string) error {
 		o.SetResGID = true
 		return id(v, 10, &o.ResGID)
-	})
-	flag("quota usrquota", func(o *Options) { o.UserQuota = true })
-	flag("grpquota", func(o *Options) { o.GroupQuota = true })
-	flag("prjquota", func(o *Options) { o.ProjectQuota = true })
-	flag("noquota", func(o *Options) {
-		o.UserQuota, o.GroupQuota, o.ProjectQuota = false, false, false
 	})
 	flag("noatime", func(o *Options) { o.NoAtime, o.StrictAtime = true, false })
 	flag("atime relatime norelatime", func(o *Options) { o.NoAtime, o.StrictAtime = false, false })

@@ -17,8 +17,8 @@ const (
 	quotaTypes
 )
 
-// Quotas counts, in files of the filesystem, the blocks and inodes that each user, group and project
-// has, and keeps them to their limits. It is part of Space.
+// Quotas counts, in files of the filesystem, the blocks and inodes of each user, group and project,
+// and keeps them to their limits. It is part of Space.
 //
 // What an inode counts for follows from its fields on the disk: i_blocks, and one inode, and one
 // more for each value of an attribute that has its own. So it is WriteInode that compares what was

@@ -117,7 +117,8 @@ func TestQuotaKernel(t *testing.T) {
 	}
 	path := h.write()
 	probe := filepath.Join(t.TempDir(), "mnt")
-	if out, err := exec.Command("mount", "-m", "-o", "loop", path, probe).CombinedOutput(); err != nil {
+	out, err := exec.Command("mount", "-m", "-o", "loop", path, probe).CombinedOutput()
+	if err != nil {
 		t.Skipf("the kernel does not know quota inodes: %s", out)
 	}
 	if err := unix.Unmount(probe, 0); err != nil {
@@ -168,8 +169,8 @@ func (h *editTest) deleteUnused() {
 	}
 }
 
-// deleteBelow takes out what is unused below an index for ids that begin with high, and says whether
-// that is empty then.
+// deleteBelow takes out what is unused below an index for ids that begin with high, and says
+// whether that is empty then.
 func (h *editTest) deleteBelow(f *quotaTree, n, high uint32, depth int) (empty bool) {
 	p := must(f.edit(h.ed, n))
 	for i := range quotaBlockSize / 4 {
@@ -295,75 +296,80 @@ func (h *editTest) quotaEntry(ed Editor, t QuotaType, id uint32) ([]byte, error)
 	return buf.Data[hint.off : hint.off+qeSize], nil
 }
 
+// quotaGraceTest is what mke2fs gives for grace, in seconds, and quotaUser an id.
+const quotaGraceTest, quotaUser = 7 * 24 * 3600, 1000
+
+type quotaStep struct {
+	what          string
+	bytes, inodes int64
+	exempt        bool
+	later         int64 // seconds since the step before
+	want          error
+	room          uint64 // bytes that are left afterwards
+}
+
+var quotaLimits = []struct {
+	what                       string
+	ihard, isoft, bhard, bsoft uint64
+	steps                      []quotaStep
+}{
+	{what: "none", steps: []quotaStep{
+		{what: "much", bytes: 1 << 40, inodes: 1 << 20, room: 1<<63 - 1 - 1<<40},
+	}},
+	{what: "hard", ihard: 2, bhard: 10, steps: []quotaStep{
+		{what: "within", bytes: 10000, inodes: 1, room: 240},
+		{what: "blocks", bytes: 241, want: unix.EDQUOT, room: 240},
+		{what: "to the limit", bytes: 240, inodes: 1, room: 0},
+		{what: "inodes", inodes: 1, want: unix.EDQUOT, room: 0},
+		{what: "root", bytes: 1000, inodes: 3, exempt: true, room: 0},
+		{what: "more above it", bytes: 1, want: unix.EDQUOT, room: 0},
+		{what: "less", bytes: -2000, inodes: -3, room: 1000},
+		{what: "below it again", bytes: 1000, room: 0},
+	}},
+	{what: "soft blocks", bhard: 100, bsoft: 10, steps: []quotaStep{
+		{what: "within", bytes: 10240, inodes: 1, room: 92160},
+		{what: "above", bytes: 1024, room: 91136},
+		{what: "in time", bytes: 1024, later: quotaGraceTest - 1, room: 90112},
+		{what: "too late", bytes: 1, later: 1, want: unix.EDQUOT, room: 0},
+		{what: "too late for root", bytes: 10, exempt: true, room: 0},
+		{what: "less", bytes: -2058, room: 92160},
+		{what: "time starts again", bytes: 1024, room: 91136},
+		{what: "in time again", bytes: 90000, later: quotaGraceTest - 1, room: 1136},
+		{what: "hard", bytes: 1137, want: unix.EDQUOT, room: 1136},
+	}},
+	{what: "soft inodes", isoft: 1, steps: []quotaStep{
+		{what: "within", inodes: 1, room: 1<<63 - 1},
+		{what: "above", inodes: 1, room: 1<<63 - 1},
+		{what: "too late", inodes: 1, later: quotaGraceTest, want: unix.EDQUOT, room: 1<<63 - 1},
+		{what: "blocks are not limited", bytes: 1 << 20, room: 1<<63 - 1 - 1<<20},
+		{what: "less", inodes: -1, room: 1<<63 - 1 - 1<<20},
+		{what: "again", inodes: 1, room: 1<<63 - 1 - 1<<20},
+	}},
+}
+
 // TestQuotaLimits goes to the limits of blocks and inodes, and beyond them where that is allowed.
 func TestQuotaLimits(t *testing.T) {
-	const grace, user = 7 * 24 * 3600, 1000
-	type step struct {
-		what          string
-		bytes, inodes int64
-		exempt        bool
-		later         int64 // seconds since the step before
-		want          error
-		room          uint64 // bytes that are left afterwards
-	}
-	for _, c := range []struct {
-		what                       string
-		ihard, isoft, bhard, bsoft uint64
-		steps                      []step
-	}{
-		{what: "none", steps: []step{
-			{what: "much", bytes: 1 << 40, inodes: 1 << 20, room: 1<<63 - 1 - 1<<40},
-		}},
-		{what: "hard", ihard: 2, bhard: 10, steps: []step{
-			{what: "within", bytes: 10000, inodes: 1, room: 240},
-			{what: "blocks", bytes: 241, want: unix.EDQUOT, room: 240},
-			{what: "to the limit", bytes: 240, inodes: 1, room: 0},
-			{what: "inodes", inodes: 1, want: unix.EDQUOT, room: 0},
-			{what: "root", bytes: 1000, inodes: 3, exempt: true, room: 0},
-			{what: "more above it", bytes: 1, want: unix.EDQUOT, room: 0},
-			{what: "less", bytes: -2000, inodes: -3, room: 1000},
-			{what: "below it again", bytes: 1000, room: 0},
-		}},
-		{what: "soft blocks", bhard: 100, bsoft: 10, steps: []step{
-			{what: "within", bytes: 10240, inodes: 1, room: 92160},
-			{what: "above", bytes: 1024, room: 91136},
-			{what: "in time", bytes: 1024, later: grace - 1, room: 90112},
-			{what: "too late", bytes: 1, later: 1, want: unix.EDQUOT, room: 0},
-			{what: "too late for root", bytes: 10, exempt: true, room: 0},
-			{what: "less", bytes: -2058, room: 92160},
-			{what: "time starts again", bytes: 1024, room: 91136},
-			{what: "in time again", bytes: 90000, later: grace - 1, room: 1136},
-			{what: "hard", bytes: 1137, want: unix.EDQUOT, room: 1136},
-		}},
-		{what: "soft inodes", isoft: 1, steps: []step{
-			{what: "within", inodes: 1, room: 1<<63 - 1},
-			{what: "above", inodes: 1, room: 1<<63 - 1},
-			{what: "too late", inodes: 1, later: grace, want: unix.EDQUOT, room: 1<<63 - 1},
-			{what: "blocks are not limited", bytes: 1 << 20, room: 1<<63 - 1 - 1<<20},
-			{what: "less", inodes: -1, room: 1<<63 - 1 - 1<<20},
-			{what: "again", inodes: 1, room: 1<<63 - 1 - 1<<20},
-		}},
-	} {
+	for _, c := range quotaLimits {
 		h := newEditTest(t, "8M", "-t", "ext4", "-b", "1024", "-O", "quota,project")
 		h.inject = true
 		q := h.ed.space.Quotas()
 		q.Limit(QuotaGroup)
-		h.limits(QuotaGroup, user, c.ihard, c.isoft, c.bhard, c.bsoft)
-		h.limits(QuotaUser, user, 1, 1, 1, 1) // is not enforced
+		h.limits(QuotaGroup, quotaUser, c.ihard, c.isoft, c.bhard, c.bsoft)
+		h.limits(QuotaUser, quotaUser, 1, 1, 1, 1) // is not enforced
 		for _, s := range c.steps {
 			h.ed.now.Sec += s.later
 			q.Exempt(s.exempt)
 			err := h.do(func(ed Editor) error {
-				if err := h.v.charge(ed, QuotaUser, user, s.bytes, s.inodes); err != nil {
+				if err := h.v.charge(ed, QuotaUser, quotaUser, s.bytes, s.inodes); err != nil {
 					return err
 				}
-				return h.v.charge(ed, QuotaGroup, user, s.bytes, s.inodes)
+				return h.v.charge(ed, QuotaGroup, quotaUser, s.bytes, s.inodes)
 			})
 			if err != s.want {
 				t.Errorf("%s, %s: %v, want %v", c.what, s.what, err, s.want)
 			}
 			q.Exempt(false)
-			in := Inode{UID: user, GID: user}
+			in := Inode{UID: quotaUser, GID: quotaUser}
 			if room := must(h.v.QuotaRoom(h.ed, &in)); room != s.room {
 				t.Errorf("%s, %s: room for %d bytes, want %d", c.what, s.what, room, s.room)
 			}

@@ -315,8 +315,8 @@ func (v *Volume) freeValues(ed Editor, in *Inode, a *xattrArea, n *int) error {
 	return nil
 }
 
-// countOwnValues returns how many values an inode's attributes have in inodes of their own, and what
-// those count in i_blocks.
+// countOwnValues returns how many values an inode's attributes have in inodes of their own, and
+// what those count in i_blocks.
 func (v *Volume) countOwnValues(src Source, in *Inode) (n int64, sectors uint64, err error) {
 	if !v.HasIncompat(IncompatEAInode) {
 		return 0, 0, nil
