@@ -167,7 +167,11 @@ func (fs *FS) allocUnwritten(tx *Tx, op *Op, in *ext4.Inode, lblk ext4.Lblk, n u
 			return 0, err
 		}
 		within := v.InCluster(lblk)
-		first, got, err := v.AllocBlocks(tx, ext4.Alloc{Goal: goal, Want: within + n,
+		want, err := fs.allowed(tx, op, in, within+n)
+		if err != nil {
+			return 0, err
+		}
+		first, got, err := v.AllocBlocks(tx, ext4.Alloc{Goal: goal, Want: want,
 			Root: fs.root(op)})
 		if err != nil {
 			return 0, err

@@ -271,7 +271,11 @@ func (fs *FS) prepare(tx *Tx, op *Op) error {
 	if fs.w == nil {
 		return unix.EROFS
 	}
-	if err := fs.w.admit(tx, row.credits); err != nil {
+	credits := row.credits
+	if fs.w.quotas != nil {
+		credits += row.quota
+	}
+	if err := fs.w.admit(tx, credits); err != nil {
 		return err
 	}
 	tx.beginEdits()

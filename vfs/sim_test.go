@@ -153,6 +153,7 @@ type simRun struct {
 	data     map[int]int // file to the first state whose data may be seen, after a power cut
 	small    bool        // sizes around those of data in inodes
 	values   bool        // attributes of sizes that need inodes of their own
+	owners   bool        // files change owners, which quotas count
 }
 
 // size makes up a number of bytes below n.
@@ -169,11 +170,12 @@ func TestSim(t *testing.T) {
 		"ext4":    {"-t", "ext4", "-b", "4096", "-J", "size=4"},
 		"ext3-1k": {"-t", "ext3", "-b", "1024", "-J", "size=1"},
 		"inline":  {"-t", "ext4", "-b", "1024", "-I", "512", "-O", "inline_data", "-J", "size=1"},
-		"values":  {"-t", "ext4", "-b", "1024", "-O", "ea_inode", "-J", "size=1"},
+		"quota":   {"-t", "ext4", "-b", "1024", "-O", "quota,project", "-J", "size=1"},
+		"values":  {"-t", "ext4", "-b", "1024", "-O", "ea_inode,quota", "-J", "size=1"},
 		"old": {"-t", "ext4", "-b", "1024", "-O", "^metadata_csum,uninit_bg,^64bit", "-J",
 			"size=1"},
 		"cluster": {"-t", "ext4", "-b", "4096", "-O", "bigalloc", "-C", "16384", "-J", "size=4"},
-		"cluster-1k": {"-t", "ext4", "-b", "1024", "-O", "bigalloc", "-C", "16384", "-J",
+		"cluster-1k": {"-t", "ext4", "-b", "1024", "-O", "bigalloc,quota", "-C", "16384", "-J",
 			"size=1"},
 	}
 	for name, args := range kinds {
@@ -213,7 +215,8 @@ func simulate(t *testing.T, data []byte, seed uint64, kind string) {
 	}
 	r := &simRun{t: t, b: b, rng: rand.New(rand.NewPCG(seed, 3)), touched: map[int]int{},
 		written: map[int]int{}, inos: map[int]ext4.Ino{}, small: kind == "inline",
-		values: kind == "values"}
+		values: kind == "values",
+		owners: kind == "values" || kind == "quota" || kind == "cluster-1k"}
 	r.states = []*simState{{names: map[string]int{}, data: map[int][]byte{},
 		attr: map[int]string{}}}
 	for range *simOps {
@@ -263,8 +266,11 @@ func (r *simRun) operation() {
 		err = r.create(s, name, exists)
 	case !exists:
 		return
-	case r.values && k < 7:
+	case r.values && k < 6:
 		err = r.setAttr(s, id)
+	case r.owners && k < 7:
+		owner := vfs.Attr{UID: r.rng.Uint32N(1 << 20), GID: r.rng.Uint32N(5)}
+		_, err = r.b.Setattr(r.inos[id], vfs.SetUID|vfs.SetGID, owner)
 	case k < 9:
 		err = r.write(s, id)
 	case k < 11:

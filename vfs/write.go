@@ -65,7 +65,7 @@ func prepareWrite(fs *FS, tx *Tx, op *Op) error {
 		fs.merge(op)
 	}
 	err := fs.mapWrite(tx, op)
-	if err == unix.ENOSPC && op.pos > op.Off {
+	if full(err) && op.pos > op.Off {
 		return nil // a short write: what is there stays
 	}
 	return err
@@ -189,7 +189,7 @@ func (fs *FS) mapWrite(tx *Tx, op *Op) error {
 	pos := op.pos
 	for pos < end && op.nruns < runsMax-3 && op.npieces < piecesMax {
 		n, err := fs.mapPiece(tx, op, pos, end)
-		if err == unix.ENOSPC && pos > op.pos {
+		if full(err) && pos > op.pos {
 			break
 		}
 		if err != nil {
@@ -201,6 +201,9 @@ func (fs *FS) mapWrite(tx *Tx, op *Op) error {
 	op.roundEnd, op.writes, op.more, op.phase = pos, true, true, writePublish
 	return nil
 }
+
+// full says whether an error is that there is no more space, for anybody or for an owner.
+func full(err error) bool { return err == unix.ENOSPC || err == unix.EDQUOT }
 
 // mapPiece plans what can be written in one run from pos on, and returns its length in bytes.
 func (fs *FS) mapPiece(tx *Tx, op *Op, pos, end uint64) (uint64, error) {
@@ -255,13 +258,40 @@ func (fs *FS) reserve(tx *Tx, op *Op, lblk ext4.Lblk, n uint32, p *piece) error 
 			return err
 		}
 	}
-	b, got, err := v.ReserveBlocks(tx, in, ext4.Alloc{Goal: goal, Root: fs.root(op),
-		Want: within + n})
+	want, err := fs.allowed(tx, op, in, within+n)
+	if err != nil {
+		return err
+	}
+	b, got, err := v.ReserveBlocks(tx, in, ext4.Alloc{Goal: goal, Root: fs.root(op), Want: want})
 	if err != nil {
 		return err
 	}
 	*p = piece{lblk: lblk, phys: b + ext4.Block(within), n: min(n, got-within)}
 	return nil
+}
+
+// allowed returns how many of n blocks, from the beginning of a cluster on, the owner of a file may
+// have besides those that the round has reserved. They are counted when the round is over.
+func (fs *FS) allowed(tx *Tx, op *Op, in *ext4.Inode, n uint32) (uint32, error) {
+	if fs.w.quotas == nil {
+		return n, nil
+	}
+	room, err := fs.vol.QuotaRoom(tx, in)
+	if err != nil {
+		return 0, err
+	}
+	room >>= fs.vol.BlockBits
+	mask := uint64(1)<<fs.vol.ClusterBits - 1
+	for _, p := range op.pieces[:op.npieces] {
+		if !p.convert && !p.owned {
+			n := uint64(fs.vol.InCluster(p.lblk)) + uint64(p.n)
+			room -= min(room, (n+mask)&^mask)
+		}
+	}
+	if room &^= mask; room == 0 {
+		return 0, unix.EDQUOT
+	}
+	return uint32(min(uint64(n), room)), nil
 }
 
 // planRuns plans the writing of bytes from pos of the file on to the blocks at byte at of the

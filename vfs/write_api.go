@@ -52,6 +52,9 @@ type WriteConfig struct {
 	Grpid bool
 	// ResUID and ResGID may use reserved blocks as root does.
 	ResUID, ResGID uint32
+	// LimitUsers, LimitGroups and LimitProjects have the limits of the filesystem's quotas
+	// enforced, as far as it has such quotas. What everybody uses is counted anyway.
+	LimitUsers, LimitGroups, LimitProjects bool
 	// Mountpoint is recorded in the superblock.
 	Mountpoint string
 }

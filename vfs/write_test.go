@@ -103,7 +103,7 @@ func openWrite(t testing.TB, path string, s setting) *writeBed {
 	}
 	t.Cleanup(func() { _ = arena.Close() })
 	b.fs, err = vfs.New(vfs.Config{Loop: l, Device: dev, Volume: vol, Arena: arena,
-		Write: &vfs.WriteConfig{Storage: storage, Log: log, MMP: mmp}})
+		Write: &vfs.WriteConfig{Storage: storage, Log: log, MMP: mmp, LimitUsers: s.limits}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -149,6 +149,7 @@ var writeFeatures = map[string][]string{
 	"cluster":    {"-t", "ext4", "-O", "bigalloc", "-C", "65536"},
 	"cluster-1k": {"-t", "ext4", "-b", "1024", "-O", "bigalloc", "-C", "16384"},
 	"inline":     {"-t", "ext4", "-O", "inline_data", "-I", "1024"},
+	"quota":      {"-t", "ext4", "-b", "1024", "-O", "quota,project"},
 }
 
 func features(t *testing.T, test func(t *testing.T, args []string)) {

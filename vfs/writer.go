@@ -42,6 +42,7 @@ type writer struct {
 	cache   *blockdev.Cache
 	space   *ext4.Space
 	orphans *ext4.Orphans
+	quotas  *ext4.Quotas // nil without quota inodes
 	log     *jbd2.Writer // nil without a journal
 
 	id    asyncq.ProviderID
@@ -155,6 +156,9 @@ func newWriter(fs *FS, c WriteConfig) (*writer, error) {
 		return nil, err
 	}
 	w.space.Attach(w.orphans)
+	if err := w.loadQuotas(); err != nil {
+		return nil, err
+	}
 	w.evictions = w.orphans.List()
 	fs.dev.Engine().AddBuffers(mem)
 	w.id = fs.loop.Register("journal", w)
@@ -181,6 +185,23 @@ func (w *writer) loadOrphans() (err error) {
 		return nil
 	}
 	return err
+}
+
+// loadQuotas has what everybody uses counted, if the filesystem has quota inodes.
+func (w *writer) loadQuotas() error {
+	q, err := w.fs.vol.LoadQuotas(ext4.NewReaderSource(w.c.Storage, w.fs.vol.BlockBits))
+	if q == nil || err != nil {
+		return err
+	}
+	for t, limit := range [...]bool{ext4.QuotaUser: w.c.LimitUsers,
+		ext4.QuotaGroup: w.c.LimitGroups, ext4.QuotaProject: w.c.LimitProjects} {
+		if limit {
+			q.Limit(ext4.QuotaType(t))
+		}
+	}
+	w.space.UseQuotas(q)
+	w.quotas = q
+	return nil
 }
 
 // txMax is the most blocks the running transaction may have.

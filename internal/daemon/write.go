@@ -42,6 +42,7 @@ func (i *Instance) writeConfig() (*vfs.WriteConfig, error) {
 		ResUID: d.ResUID, ResGID: d.ResGID,
 		Errors: errorsMode(o.Errors, d.Errors), Atime: atimeMode(o),
 		NoDirAtime: o.NoDirAtime, LazyTime: o.LazyTime, Sync: o.Sync, DirSync: o.DirSync,
+		LimitUsers: o.UserQuota, LimitGroups: o.GroupQuota, LimitProjects: o.ProjectQuota,
 		Mountpoint: i.config.Mountpoint}
 	if o.SetResUID {
 		w.ResUID = o.ResUID

@@ -45,6 +45,8 @@ type Options struct {
 	// SetResUID and SetResGID say that ResUID and ResGID count: who may use reserved blocks.
 	SetResUID, SetResGID bool
 	ResUID, ResGID       uint32
+	// UserQuota, GroupQuota and ProjectQuota have limits of quota inodes enforced.
+	UserQuota, GroupQuota, ProjectQuota bool
 	// StrictAtime has every read set the time of access, NoDirAtime none of a directory's.
 	StrictAtime, NoDirAtime, LazyTime bool
 	// Sync has changes durable before the call returns, DirSync those of directories.

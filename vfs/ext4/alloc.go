@@ -539,6 +539,9 @@ func (v *Volume) countInode(ed Editor, g Group, d, bitmap []byte, n int32, isDir
 
 // FreeInode frees an inode, whose contents are gone already.
 func (v *Volume) FreeInode(ed Editor, in *Inode) error {
+	if err := v.chargeFreed(ed, in); err != nil {
+		return err
+	}
 	g, i := v.groupOfInode(in.Ino), uint32(in.Ino-1)%v.InodesPerGroup
 	d, bitmap, err := v.editBitmap(ed, g, &inodeBitmap)
 	if err != nil {

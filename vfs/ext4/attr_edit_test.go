@@ -82,6 +82,11 @@ func openEditTest(t testing.TB, path string) *editTest {
 		t.Fatal(err)
 	}
 	h.ed.space.Attach(h.orphans)
+	q, err := v.LoadQuotas(h.ed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.ed.space.UseQuotas(q)
 	return h
 }
 

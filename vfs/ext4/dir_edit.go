@@ -291,7 +291,7 @@ func (v *Volume) appendBlock(ed Editor, dir *Inode) (b dirData, lblk Lblk, err e
 	if size > 1<<31-1 && !v.HasIncompat(IncompatLargedir) || lblk >= dxeMask {
 		return b, 0, unix.ENOSPC
 	}
-	phys, n, err := v.appendPlace(ed, dir, lblk)
+	phys, n, err := v.appendPlace(ed, dir, lblk, false)
 	if err != nil {
 		return b, 0, err
 	}
@@ -304,19 +304,19 @@ func (v *Volume) appendBlock(ed Editor, dir *Inode) (b dirData, lblk Lblk, err e
 	return b, lblk, v.InsertRun(ed, dir, lblk, phys, 1, false)
 }
 
-// appendPlace returns the block for lblk of dir, and how many blocks were allocated for it: none,
-// with bigalloc, if the cluster of the block before has room.
-func (v *Volume) appendPlace(ed Editor, dir *Inode, lblk Lblk) (Block, uint32, error) {
+// appendPlace returns a block for lblk of a file, and how many blocks were allocated for it: none,
+// with bigalloc, if the cluster of the block before has room. With root it may be a reserved one.
+func (v *Volume) appendPlace(ed Editor, in *Inode, lblk Lblk, root bool) (Block, uint32, error) {
 	if v.ClusterBits > 0 {
-		if b, ok, err := v.ClusterMapped(ed, dir, lblk); ok || err != nil {
+		if b, ok, err := v.ClusterMapped(ed, in, lblk); ok || err != nil {
 			return b, 0, err
 		}
 	}
-	goal, err := v.Goal(ed, dir, lblk)
+	goal, err := v.Goal(ed, in, lblk)
 	if err != nil {
 		return 0, 0, err
 	}
-	return v.AllocBlocks(ed, Alloc{Goal: goal, Want: 1})
+	return v.AllocBlocks(ed, Alloc{Goal: goal, Want: 1, Root: root})
 }
 
 // InitDir gives a new directory, whose mapping is empty, its first block, with "." and "..", or

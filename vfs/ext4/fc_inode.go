@@ -4,6 +4,14 @@ import "golang.org/x/sys/unix"
 
 // read reads an inode as it is now. ok is false if it is not in use.
 func (x *fcReplay) read(ino Ino) (in *Inode, ok bool, err error) {
+	if err := x.noteQuota(ino); err != nil {
+		return nil, false, err
+	}
+	return x.look(ino)
+}
+
+// look is read without taking note of it.
+func (x *fcReplay) look(ino Ino) (in *Inode, ok bool, err error) {
 	v := x.v
 	if ino > v.InodesCount || ino < v.FirstInode && ino != RootIno {
 		return nil, false, nil

@@ -76,7 +76,7 @@ const (
 		Incompat64bit | IncompatMMP | IncompatFlexBG | IncompatEAInode | IncompatCsumSeed |
 		IncompatLargedir | IncompatInlineData | IncompatEncrypt | IncompatCasefold
 	// roCompatWritable are the read-only compatible features that a writer understands.
-	roCompatWritable = ROCompatSparseSuper | ROCompatLargeFile | ROCompatBtreeDir |
+	roCompatWritable = ROCompatQuota | ROCompatSparseSuper | ROCompatLargeFile | ROCompatBtreeDir |
 		ROCompatHugeFile | ROCompatGdtCsum | ROCompatDirNlink | ROCompatExtraIsize |
 		ROCompatBigalloc | ROCompatMetadataCsum | ROCompatProject | ROCompatVerity |
 		ROCompatOrphanPresent

@@ -78,6 +78,9 @@ const (
 	sEncoding          = 0x27c
 	sEncodingFlags     = 0x27e
 	sOrphanFileInum    = 0x280
+	sUsrQuotaInum      = 0x240
+	sGrpQuotaInum      = 0x244
+	sPrjQuotaInum      = 0x26c
 	sChecksum          = 0x3fc
 
 	// Bits of s_flags.

@@ -35,6 +35,7 @@ type Space struct {
 	block       []byte
 	acl         []byte // an ACL that is being inherited or changed
 	attrs       xattrSpace
+	quotas      *Quotas // nil if nobody counts
 }
 
 // BusySet is a set of clusters that must not be allocated though the bitmaps show them free.
@@ -124,6 +125,9 @@ func (v *Volume) reservedBlocks() uint64 {
 func (s *Space) Begin() {
 	s.undo = s.undo[:0]
 	s.attrs.begin()
+	if s.quotas != nil {
+		s.quotas.begin()
+	}
 }
 
 // Rollback undoes all changes since Begin.
@@ -148,6 +152,9 @@ func (s *Space) Rollback() {
 	}
 	s.undo = s.undo[:0]
 	s.attrs.rollback()
+	if s.quotas != nil {
+		s.quotas.rollback()
+	}
 }
 
 func (s *Space) addClusters(g Group, n int32) {

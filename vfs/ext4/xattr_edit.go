@@ -163,8 +163,11 @@ func (v *Volume) freeAllValues(ed Editor, in *Inode, block *xattrArea) error {
 			return err
 		}
 	}
-	if block.data == nil || le32(block.data, xhRefcount) != 1 || !block.hasOwnValues() {
+	switch {
+	case block.data == nil || !block.hasOwnValues():
 		return nil
+	case le32(block.data, xhRefcount) != 1:
+		return v.uncountValues(ed, in, block)
 	}
 	buf, err := ed.Modify(block.where)
 	if err != nil {

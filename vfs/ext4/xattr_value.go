@@ -62,6 +62,9 @@ func (v *Volume) makeValue(ed Editor, in *Inode, c *xattrChange) error {
 	}
 	c.hash = crc32c(v.CsumSeed, c.value)
 	in.Sectors += v.valueSectors(uint32(len(c.value)))
+	if err := v.chargeValues(ed, in, 1); err != nil {
+		return err
+	}
 	if found, err := v.shareValue(ed, in, c); found || err != nil {
 		return err
 	}
@@ -196,9 +199,30 @@ func (v *Volume) dropValue(ed Editor, owner *Inode, e *xattrEntry) error {
 		s.ngone++
 	}
 	if !lustre {
-		owner.Sectors -= min(owner.Sectors, v.valueSectors(e.size))
+		if err := v.uncountValue(ed, owner, e); err != nil {
+			return err
+		}
 	}
 	return v.WriteInode(ed, &ea)
+}
+
+// uncountValue takes what a value in an inode of its own counts off an inode that had it.
+func (v *Volume) uncountValue(ed Editor, owner *Inode, e *xattrEntry) error {
+	owner.Sectors -= min(owner.Sectors, v.valueSectors(e.size))
+	return v.chargeValues(ed, owner, -1)
+}
+
+// uncountValues is uncountValue for all values of a block that others keep.
+func (v *Volume) uncountValues(ed Editor, owner *Inode, block *xattrArea) error {
+	var e xattrEntry
+	for off := block.first; off < block.end; off = e.next {
+		if e = block.at(off); e.inum != 0 {
+			if err := v.uncountValue(ed, owner, &e); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // leaveValue is told that an attribute of owner was replaced or removed: the value that it had in
@@ -214,10 +238,10 @@ func (v *Volume) leaveValue(ed Editor, owner *Inode, e *xattrEntry, shared bool)
 	if err := v.eaInode(ed, owner, e, &ea); err != nil {
 		return err
 	}
-	if _, lustre := valueRefs(owner, e, &ea); !lustre {
-		owner.Sectors -= min(owner.Sectors, v.valueSectors(e.size))
+	if _, lustre := valueRefs(owner, e, &ea); lustre {
+		return nil
 	}
-	return nil
+	return v.uncountValue(ed, owner, e)
 }
 
 // leavesRoom says whether a value that could have its own inode leaves enough of the block to other
@@ -291,26 +315,28 @@ func (v *Volume) freeValues(ed Editor, in *Inode, a *xattrArea, n *int) error {
 	return nil
 }
 
-// ownValueSectors is what values in inodes of their own count in i_blocks of an inode.
-func (v *Volume) ownValueSectors(src Source, in *Inode) (sectors uint64, err error) {
+// countOwnValues returns how many values an inode's attributes have in inodes of their own, and
+// what those count in i_blocks.
+func (v *Volume) countOwnValues(src Source, in *Inode) (n int64, sectors uint64, err error) {
 	if !v.HasIncompat(IncompatEAInode) {
-		return 0, nil
+		return 0, 0, nil
 	}
 	body, err := v.xattrBody(in)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	block, err := v.xattrBlock(src, in)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	var e xattrEntry
 	for _, a := range [2]*xattrArea{&body, &block} {
 		for off := a.first; off < a.end; off = e.next {
 			if e = a.at(off); e.inum != 0 {
+				n++
 				sectors += v.valueSectors(e.size)
 			}
 		}
 	}
-	return sectors, nil
+	return n, sectors, nil
 }
