@@ -66,6 +66,9 @@ func (t *Transport) wants() uint64 {
 	if !t.config.NoACL {
 		flags |= fuse.CAP_POSIX_ACL
 	}
+	if t.config.IDMapped {
+		flags |= fuse.CAP_ALLOW_IDMAP
+	}
 	if t.config.ReadOnly {
 		return flags | wantReading
 	}

@@ -173,15 +173,16 @@ func decodeIoctl(op *vfs.Op, r *request, req []byte) unix.Errno {
 		root = true
 	}
 	switch {
-	case root && op.Cred.UID != 0:
+	case root && !op.Cred.IsRoot():
 		return unix.EPERM
 	case len(arg) < size:
 		return unix.EINVAL
 	}
-	return decodeIoctlArg(op, a.Cmd, arg)
+	return decodeIoctlArg(op, a.Cmd, arg, a.Arg)
 }
 
-func decodeIoctlArg(op *vfs.Op, cmd uint32, arg []byte) unix.Errno {
+// decodeIoctlArg has what was copied from the caller, and the argument itself.
+func decodeIoctlArg(op *vfs.Op, cmd uint32, arg []byte, argument uint64) unix.Errno {
 	le := binary.LittleEndian
 	switch cmd {
 	case fsIocSetFlags, fsIocSetFlags32:
@@ -204,13 +205,25 @@ func decodeIoctlArg(op *vfs.Op, cmd uint32, arg []byte) unix.Errno {
 		op.Code, op.Off, op.Len, op.Off2 = vfs.OpTrim, le.Uint64(arg), le.Uint64(arg[8:]),
 			le.Uint64(arg[16:])
 	case ext4Shutdown:
-		// NB: the command says that the argument is an answer, so that the kernel does not pass
-		// on how to shut down. What was done so far is kept, which no way of it forbids.
-		op.Code, op.Arg = vfs.OpShutdown, goingLogFlush
+		op.Code, op.Arg = vfs.OpShutdown, goingDown(op.Cred.PID, argument)
 	default:
 		op.Code = vfs.OpGetattr
 	}
 	return 0
+}
+
+// goingDown returns how to shut down. NB: the command says that the argument is an answer, so that
+// the kernel does not pass it on; it is read from the caller's memory, who is root. Where that is
+// not permitted, what was done so far is kept, which no way of shutting down forbids.
+func goingDown(pid uint32, argument uint64) uint32 {
+	var word [4]byte
+	local := unix.Iovec{Base: &word[0], Len: 4}
+	remote := unix.RemoteIovec{Base: uintptr(argument), Len: 4}
+	n, err := unix.ProcessVMReadv(int(pid), []unix.Iovec{local}, []unix.RemoteIovec{remote}, 0)
+	if how := binary.LittleEndian.Uint32(word[:]); err == nil && n == 4 && how <= goingMax {
+		return how
+	}
+	return goingLogFlush
 }
 
 const (
@@ -218,4 +231,6 @@ const (
 	labelMax = 16
 	// goingLogFlush is EXT4_GOING_FLAGS_LOGFLUSH: the journal is committed first.
 	goingLogFlush = 1
+	// goingMax is EXT4_GOING_FLAGS_NOLOGFLUSH: what is not in the log is lost.
+	goingMax = 2
 )

@@ -39,12 +39,24 @@ func FindMount(path string) (*MountInfo, error) {
 	if err != nil {
 		return nil, err
 	}
+	return findMount(func(m *MountInfo) bool { return m.Mountpoint == abs })
+}
+
+// StillMounted says whether the filesystem of a mount is mounted somewhere, by a bind mount for
+// example.
+func StillMounted(m *MountInfo) (bool, error) {
+	other, err := findMount(func(o *MountInfo) bool { return o.Device == m.Device })
+	return other != nil, err
+}
+
+// findMount returns the last mount that is wanted.
+func findMount(wanted func(*MountInfo) bool) (*MountInfo, error) {
 	file, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
 		return nil, err
 	}
 	defer file.Close()
-	return scanMounts(file, abs)
+	return scanMounts(file, wanted)
 }
 
 // mountpointPath returns path without symbolic links, as mountinfo shows it. NB: not by way of
@@ -74,12 +86,12 @@ func mountpointPath(path string) (string, error) {
 // linksMax is how many symbolic links the kernel follows.
 const linksMax = 40
 
-// scanMounts looks for the last mount on path in a mountinfo file.
-func scanMounts(file io.Reader, path string) (found *MountInfo, err error) {
+// scanMounts looks for the last mount that is wanted in a mountinfo file.
+func scanMounts(file io.Reader, wanted func(*MountInfo) bool) (found *MountInfo, err error) {
 	lines := bufio.NewScanner(file)
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
-		if m := parseMountInfo(lines.Text()); m != nil && m.Mountpoint == path {
+		if m := parseMountInfo(lines.Text()); m != nil && wanted(m) {
 			found = m
 		}
 	}

@@ -23,7 +23,9 @@ func TestParseMountInfo(t *testing.T) {
 		"/mnt/short": nil,
 		"/mnt":       nil,
 	} {
-		have, err := scanMounts(strings.NewReader(text), path)
+		have, err := scanMounts(strings.NewReader(text), func(m *MountInfo) bool {
+			return m.Mountpoint == path
+		})
 		if err != nil || (have == nil) != (want == nil) || have != nil && *have != *want {
 			t.Errorf("%s: %+v, %v, want %+v", path, have, err, want)
 		}

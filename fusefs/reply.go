@@ -16,6 +16,9 @@ import (
 // Reply encodes the result of an operation and sends it.
 func (t *Transport) Reply(s asyncq.Slot, op *vfs.Op) {
 	r := t.reqs.At(s)
+	if op.Killed {
+		t.attrsChanged(op.Node) // the kernel asked for it, but keeps the mode that it knows
+	}
 	switch {
 	case r.opcode == opForget:
 		t.evicted(s)

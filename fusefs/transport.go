@@ -54,6 +54,9 @@ type Config struct {
 	// OnlyRootAndOwner refuses everybody but root and the user of this process: allow_root, which
 	// the kernel does not have.
 	OnlyRootAndOwner bool
+	// IDMapped lets the mount be idmapped where the kernel can do that. It has to check permissions
+	// itself then, and tells of most requests only which process makes them.
+	IDMapped bool
 	// ReadOnly refuses what would change the filesystem.
 	ReadOnly bool
 	// WritebackCache has the kernel keep what is written in its page cache, and write it later.

@@ -53,7 +53,7 @@ func prepareAccess(fs *FS, tx *Tx, op *Op) error {
 		a.Mode&unix.S_IFMT != unix.S_IFBLK {
 		return unix.EROFS
 	}
-	if op.Cred.UID == 0 || fs.config.Fakeroot {
+	if op.Cred.IsRoot() || fs.config.Fakeroot {
 		if op.Arg&unix.X_OK != 0 && a.Mode&unix.S_IFMT == unix.S_IFREG && a.Mode&0111 == 0 {
 			return unix.EACCES
 		}

@@ -55,6 +55,9 @@ func prepareFallocate(fs *FS, tx *Tx, op *Op) error {
 // NB: the kernel does not say that setuid and setgid are to go, as it does with a WRITE. They stay
 // where the caller has CAP_FSETID; that root has it, and nobody else, is as close as one can get.
 
+// suidgid says whether a file has a bit that is to go.
+func suidgid(in *ext4.Inode) bool { return in.Mode&(unix.S_ISUID|unix.S_ISGID) != 0 }
+
 // punch frees the whole blocks of the range and zeroes the parts of blocks at its ends. done says
 // that this is over.
 func (fs *FS) punch(tx *Tx, op *Op, in *ext4.Inode, end uint64, zero bool) (done bool, err error) {
@@ -83,13 +86,14 @@ func (fs *FS) punch(tx *Tx, op *Op, in *ext4.Inode, end uint64, zero bool) (done
 		return false, err
 	}
 	fs.modified(in, op.now)
-	if _, werr := fs.killPrivileges(tx, in, op.Cred.UID != 0); werr != nil {
+	killed, werr := fs.killPrivileges(tx, in, suidgid(in) && !op.Cred.IsRoot())
+	if werr != nil {
 		return false, werr
 	}
 	if werr := fs.write(tx, in); werr != nil {
 		return false, werr
 	}
-	op.to = next
+	op.to, op.Killed = next, op.Killed || killed
 	if err == nil {
 		op.phase = fallocFill
 		if zero {
@@ -126,14 +130,15 @@ func (fs *FS) fill(tx *Tx, op *Op, in *ext4.Inode, end uint64) error {
 		in.Mtime = fs.vol.ClampTime(op.now)
 	}
 	fs.changedAt(in, op.now)
-	if _, err := fs.killPrivileges(tx, in, op.Cred.UID != 0); err != nil {
+	killed, err := fs.killPrivileges(tx, in, suidgid(in) && !op.Cred.IsRoot())
+	if err != nil {
 		return err
 	}
 	if err := fs.write(tx, in); err != nil {
 		return err
 	}
 	fs.attr(in, &op.Attr)
-	op.pos = uint64(pos) << bits
+	op.pos, op.Killed = uint64(pos)<<bits, op.Killed || killed
 	if pos <= last {
 		return ext4.ErrContinue
 	}

@@ -165,6 +165,7 @@ func (op *Op) reset(f FrontID) {
 	op.Node2, op.Off2, op.Len, op.Mode, op.Umask, op.Rdev, op.Valid = 0, 0, 0, 0, 0, 0, 0
 	op.Name2Len = 0
 	op.Errno, op.N, op.BufOff, op.Buf, op.Value, op.Attr = 0, 0, 0, 0, 0, Attr{}
+	op.Killed = false
 	op.restart()
 }
 

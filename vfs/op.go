@@ -71,9 +71,6 @@ type Attr struct {
 	Atime, Mtime, Ctime, Crtime ext4.Timespec
 }
 
-// Cred is on whose behalf an operation is done.
-type Cred struct{ UID, GID, PID uint32 }
-
 // runsMax is the most pieces of the device that one data stage of a read fetches: a fragmented
 // megabyte takes several rounds, a contiguous one takes one.
 const runsMax = 32
@@ -144,6 +141,8 @@ type Op struct {
 	BufOff uint32
 	Buf    blockdev.BufID
 	Value  uint64
+	// Killed says that a write or an allocation took setuid, setgid or capabilities of the file.
+	Killed bool
 	Attr   Attr // Attr.Ino 0 after OpLookup: the name does not exist
 
 	// How far it is.

@@ -28,11 +28,8 @@ func prepareSetattr(fs *FS, tx *Tx, op *Op) error {
 	if op.phase == truncFree {
 		return fs.freeTail(tx, op, in)
 	}
-	if in.Flags&(ext4.FlagImmutable|ext4.FlagAppend) != 0 {
-		if op.Valid&^(SetAtime|SetAtimeNow|SetMtimeNow|SetMtime|SetCtime) != 0 ||
-			in.Flags&ext4.FlagImmutable != 0 {
-			return unix.EPERM
-		}
+	if in.Flags&ext4.FlagImmutable != 0 || in.Flags&ext4.FlagAppend != 0 && !appendable(op) {
+		return unix.EPERM
 	}
 	if op.Valid&SetSize != 0 {
 		if done, err := fs.sizeSteps(tx, op, in); err != nil || !done {
@@ -64,6 +61,20 @@ func prepareSetattr(fs *FS, tx *Tx, op *Op) error {
 	}
 	fs.attr(in, &op.Attr)
 	return fs.write(tx, in)
+}
+
+// appendable says whether an attribute may be set of a file that can only be appended to: its times
+// may be set to now. NB: mtime and ctime alone are what the kernel has noted of cached writes.
+func appendable(op *Op) bool {
+	switch v := op.Valid &^ (SetAtimeNow | SetMtimeNow); {
+	case v&^(SetAtime|SetMtime|SetCtime) != 0:
+		return false
+	case v == SetMtime|SetCtime:
+		return true
+	default:
+		return (v&SetAtime == 0 || op.Valid&SetAtimeNow != 0) &&
+			(v&SetMtime == 0 || op.Valid&SetMtimeNow != 0)
+	}
 }
 
 // sizeSteps does what comes before the transaction that changes the size. done says that this is

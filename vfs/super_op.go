@@ -10,7 +10,7 @@ func prepareSetlabel(fs *FS, tx *Tx, op *Op) error {
 	if op.NameLen > labelMax {
 		return unix.EINVAL
 	}
-	if op.Cred.UID != 0 {
+	if !op.Cred.IsRoot() {
 		return unix.EPERM
 	}
 	if err := fs.vol.SetLabel(tx, op.Name()); err != nil {
@@ -27,7 +27,7 @@ func prepareShutdown(fs *FS, _ *Tx, op *Op) error {
 	if w == nil {
 		return unix.EROFS
 	}
-	if op.Cred.UID != 0 {
+	if !op.Cred.IsRoot() {
 		return unix.EPERM
 	}
 	if op.Arg != goingNoLogFlush && w.cache.Running() > 0 {

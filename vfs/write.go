@@ -278,7 +278,7 @@ func (fs *FS) publishWrite(tx *Tx, op *Op) error {
 		}
 	}
 	// Nothing below fails: the round is over.
-	op.npieces = 0
+	op.npieces, op.Killed = 0, op.Killed || killed
 	op.pos, op.N = op.roundEnd, uint32(op.roundEnd-op.Off)
 	op.phase = writeMap
 	if op.pos < op.Off+uint64(op.Size) {

@@ -73,7 +73,7 @@ func prepareListxattr(fs *FS, tx *Tx, op *Op) error {
 	if err != nil {
 		return err
 	}
-	n, err := fs.vol.ListXattr(tx, &fs.inode, dst, op.Cred.UID == 0)
+	n, err := fs.vol.ListXattr(tx, &fs.inode, dst, op.Cred.IsRoot())
 	op.N, op.Value = uint32(min(n, len(dst))), uint64(n)
 	return err
 }

@@ -118,7 +118,7 @@ func prepareSetflags(fs *FS, tx *Tx, op *Op) error {
 	if (wanted^in.Flags)&flagsShown&^uint32(flagsSettable|flagsKept) != 0 {
 		return unix.EOPNOTSUPP
 	}
-	if (wanted^in.Flags)&(ext4.FlagImmutable|ext4.FlagAppend) != 0 && op.Cred.UID != 0 {
+	if (wanted^in.Flags)&(ext4.FlagImmutable|ext4.FlagAppend) != 0 && !op.Cred.IsRoot() {
 		return unix.EPERM
 	}
 	in.Flags = in.Flags&^uint32(flagsSettable) | wanted&flagsSettable
@@ -147,7 +147,7 @@ func prepareSetproject(fs *FS, tx *Tx, op *Op) error {
 		}
 		in.ProjID = op.Set.ProjID
 	}
-	if (op.Arg^in.Flags)&(ext4.FlagImmutable|ext4.FlagAppend) != 0 && op.Cred.UID != 0 {
+	if (op.Arg^in.Flags)&(ext4.FlagImmutable|ext4.FlagAppend) != 0 && !op.Cred.IsRoot() {
 		return unix.EPERM
 	}
 	in.Flags = in.Flags&^uint32(known) | op.Arg

@@ -29,8 +29,11 @@ type mountCommand struct {
 
 func (m *mountCommand) run(_ *cobra.Command, args []string) error {
 	c, err := m.config(args)
-	if err != nil || m.fake {
+	switch {
+	case err != nil || m.fake:
 		return err
+	case c.Options.Remount:
+		return daemon.Remount(c.Mountpoint, c.Options)
 	}
 	status := inheritedStatus()
 	switch {

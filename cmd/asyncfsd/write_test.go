@@ -281,3 +281,174 @@ func TestStrictAtime(t *testing.T) {
 	umount(t, mnt)
 	check(t, path)
 }
+
+// TestRemount makes a mount read-only and writable again, with its other flags left alone. What was
+// mounted for reading stays so.
+func TestRemount(t *testing.T) {
+	testenv.NeedRoot(t)
+	mnt, path := mountpoint(t), newImage(t)
+	if r := asyncfsd(t, "-o", "dev,nosuid,rw", path, mnt); r.code != 0 {
+		t.Fatalf("exit code %d: %s", r.code, r.stderr)
+	}
+	name := filepath.Join(mnt, "file")
+	f, err := os.Create(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantRefusal(t, asyncfsd(t, "-o", "remount,ro", path, mnt), 32, "busy")
+	_ = f.Close()
+	for _, c := range []struct {
+		options string
+		want    error
+	}{{"remount,ro", unix.EROFS}, {"remount,rw,noexec", nil}, {"remount", nil}} {
+		if r := asyncfsd(t, "-o", c.options, path, mnt); r.code != 0 {
+			t.Fatalf("%s: exit code %d: %s", c.options, r.code, r.stderr)
+		}
+		if err := os.WriteFile(name, []byte(c.options), 0o600); !errors.Is(err, c.want) {
+			t.Errorf("%s: writing: %v, want %v", c.options, err, c.want)
+		}
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(mnt, &st); err != nil {
+		t.Fatal(err)
+	}
+	const flags = unix.ST_NOSUID | unix.ST_NODEV | unix.ST_NOEXEC | unix.ST_RDONLY
+	if have := st.Flags & flags; have != unix.ST_NOSUID|unix.ST_NOEXEC {
+		t.Errorf("flags of the mount: %#x", have)
+	}
+	umount(t, mnt)
+	check(t, path)
+	mount(t, "-o", "ro", path, mnt)
+	wantRefusal(t, asyncfsd(t, "-o", "remount,rw", path, mnt), 32, "for reading only")
+}
+
+// TestUmountBind unmounts a bind mount, for which the daemon does not end.
+func TestUmountBind(t *testing.T) {
+	testenv.NeedRoot(t)
+	mnt, other := mountpoint(t), mountpoint(t)
+	mount(t, newImage(t), mnt)
+	if err := unix.Mount(mnt, other, "", unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	begun := time.Now()
+	umount(t, other)
+	if took := time.Since(begun); took > umountTimeout/2 {
+		t.Errorf("unmounting one of two took %v", took)
+	}
+	if err := os.WriteFile(filepath.Join(mnt, "file"), nil, 0o600); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestKillPrivileges has files that others than root change lose setuid and setgid, for the kernel
+// as well, which has their mode in its cache.
+func TestKillPrivileges(t *testing.T) {
+	testenv.NeedRoot(t)
+	testenv.NeedProgram(t, "dd", "fallocate", "truncate")
+	mnt, path := mountpoint(t), newImage(t)
+	if r := asyncfsd(t, "-o", "kernel", path, mnt); r.code != 0 {
+		t.Fatalf("exit code %d: %s", r.code, r.stderr)
+	}
+	// NB: others do not get to where tests have their directories.
+	if err := os.Chmod(filepath.Dir(filepath.Dir(mnt)), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(mnt, "file")
+	if err := os.WriteFile(name, make([]byte, 8192), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chown(name, 1000, 1001); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []string{"dd conv=notrunc bs=4k count=1 if=/dev/zero of=",
+		"dd conv=notrunc bs=4k count=1 oflag=direct if=/dev/zero of=", "truncate -s 5000 ",
+		"fallocate -l 64k ", "fallocate -n -p -l 4k "} {
+		if err := unix.Chmod(name, 0o6777); err != nil {
+			t.Fatal(err)
+		}
+		for user, want := range map[uint32]uint32{0: 0o6777, 1000: 0o777} {
+			if out, err := asUser(user, "sh", "-c", c+name); err != nil {
+				t.Fatalf("%s: %v: %s", c, err, out)
+			}
+			var st unix.Stat_t
+			if err := unix.Stat(name, &st); err != nil || st.Mode&0o7777 != want {
+				t.Errorf("%s by %d: mode %o, %v, want %o", c, user, st.Mode, err, want)
+			}
+			if err := unix.Chmod(name, 0o6777); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	umount(t, mnt)
+	check(t, path)
+}
+
+// setFlags is chattr(1): FS_IOC_SETFLAGS.
+func setFlags(t *testing.T, path string, flags int) {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	const setflags = 0x40086602
+	if err := unix.IoctlSetPointerInt(int(f.Fd()), setflags, flags); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestFixedFiles has what the flags of immutable files and of those that can only be appended to
+// leave possible.
+func TestFixedFiles(t *testing.T) {
+	testenv.NeedRoot(t)
+	const immutable, appendOnly = 0x10, 0x20
+	mnt := mountpoint(t)
+	mount(t, newImage(t), mnt)
+	name := filepath.Join(mnt, "file")
+	now := []unix.Timespec{{Nsec: unix.UTIME_NOW}, {Nsec: unix.UTIME_NOW}}
+	then := []unix.Timespec{{Sec: 1}, {Sec: 2}}
+	atime := []unix.Timespec{{Sec: 1}, {Nsec: unix.UTIME_OMIT}}
+	times := func(ts []unix.Timespec) func() error {
+		return func() error { return unix.UtimesNanoAt(unix.AT_FDCWD, name, ts, 0) }
+	}
+	open := func(flags int) func() error {
+		return func() error {
+			fd, err := unix.Open(name, flags|unix.O_CLOEXEC, 0)
+			if err == nil {
+				_, err = unix.Write(fd, []byte("x"))
+				_ = unix.Close(fd)
+			}
+			return err
+		}
+	}
+	for _, c := range []struct {
+		what string
+		do   func() error
+		// Whether it may be done to an immutable file, and to one that is for appending.
+		immutable, appendOnly bool
+	}{
+		{"append", open(unix.O_WRONLY | unix.O_APPEND), false, true},
+		{"overwrite", open(unix.O_WRONLY), false, false},
+		{"chmod", func() error { return unix.Chmod(name, 0o600) }, false, false},
+		{"chown", func() error { return unix.Chown(name, 1, 1) }, false, false},
+		{"truncate", func() error { return unix.Truncate(name, 1) }, false, false},
+		{"utime now", times(now), false, true},
+		{"utime", times(then), false, false},
+		{"utime of atime", times(atime), false, false},
+		{"setxattr", func() error { return unix.Setxattr(name, "user.a", nil, 0) }, false, false},
+		{"link", func() error { return unix.Link(name, name+"2") }, false, false},
+		{"rename", func() error { return unix.Rename(name, name+"3") }, false, false},
+		{"unlink", func() error { return unix.Unlink(name) }, false, false},
+	} {
+		for flags, may := range map[int]bool{immutable: c.immutable, appendOnly: c.appendOnly} {
+			if err := os.WriteFile(name, []byte("text"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			setFlags(t, name, flags)
+			if err := c.do(); (err == nil) != may || !may && err != unix.EPERM {
+				t.Errorf("%s with flags %#x: %v", c.what, flags, err)
+			}
+			setFlags(t, name, 0)
+		}
+	}
+}

@@ -59,6 +59,13 @@ func MountPoint(c Config, readOnly bool, uid, gid int) (*Point, error) {
 	return p, nil
 }
 
+// idMapped says whether the mount may become an idmapped one: root mounted it, the kernel checks
+// permissions, and nobody here has to know who makes a request.
+func (p *Point) idMapped() bool {
+	o := p.config.Options
+	return os.Getuid() == 0 && !p.mounted.Passed && !o.Fakeroot && !o.AllowRoot
+}
+
 // FD returns the descriptor of /dev/fuse.
 func (p *Point) FD() int { return p.mounted.FD }
 
@@ -73,7 +80,7 @@ func (i *Instance) Mount() (*Mount, error) {
 	m.transport, err = fusefs.New(i.fs, point.FD(), fusefs.Config{Log: i.log,
 		EntryTimeout: o.EntryTimeout, AttrTimeout: o.AttrTimeout,
 		NegativeTimeout: o.NegativeTimeout, NoACL: o.NoACL, OnlyRootAndOwner: o.AllowRoot,
-		ReadOnly: i.readOnly, WritebackCache: o.WritebackCache,
+		ReadOnly: i.readOnly, IDMapped: point.idMapped(), WritebackCache: o.WritebackCache,
 		ColdOpens: o.StrictAtime})
 	if err != nil {
 		_ = point.Unmount(0)

@@ -145,6 +145,9 @@ func Umount(path string, o UmountOptions) error {
 	if conn == nil || elsewhere { // the filesystem lives on where it is mounted as well
 		return nil
 	}
+	if still, err := fusefs.StillMounted(info); err == nil && still {
+		return nil // the daemon goes on for other mounts of it
+	}
 	return waitEnd(conn, path, o.Timeout)
 }
 

@@ -1,7 +1,8 @@
 // Package options turns the words of a mount command into what they mean. It does no I/O.
 //
-// Options do not clobber one another: "kernel" and "fakeroot" stand for several others, and which
-// of two that contradict each other comes last decides, as in mount(8).
+// Options do not clobber one another: "kernel" and "fakeroot" stand for several others, but not
+// against what is said by name; which of two that contradict each other comes last decides, as in
+// mount(8).
 package options
 
 import (
@@ -66,8 +67,14 @@ type Options struct {
 	Log string
 	// SetUser is whom the daemon runs as (setuid=), "" for no change.
 	SetUser string
+	// Remount is for a mount that is there already: what can be changed of it is.
+	Remount bool
 	// DropPrivileges has the daemon give up all that root may do once it is mounted.
 	DropPrivileges bool
+
+	// What was said of devices, setuid and ACLs, until Finish knows what it means with kernel.
+	kernel         bool
+	dev, suid, acl Choice
 
 	// Sloppy ignores what is not known, as mount -s wants it.
 	Sloppy bool
@@ -164,6 +171,10 @@ func (o *Options) set(name, value string, has bool) error {
 
 // Finish applies what depends on more than one option, after the last Add.
 func (o *Options) Finish() error {
+	// NB: mount(8) passes dev, suid and their opposites before all that is the filesystem's, so
+	// that kernel does not undo what was said of them by name.
+	o.NoDev, o.NoSuid, o.NoACL = !o.dev.Or(o.kernel), !o.suid.Or(o.kernel), o.acl == No
+	o.kernel, o.dev, o.suid, o.acl = false, AsSuperblock, AsSuperblock, AsSuperblock
 	if o.Fakeroot {
 		o.NoDev, o.NoSuid = true, true
 	}

@@ -100,7 +100,6 @@ func init() {
 	initIgnored()
 	refuse("dax", "there is no memory to map through FUSE")
 	refuse("test_dummy_encryption", "for the kernel's own tests")
-	refuse("remount", "unmount and mount again instead")
 	refuse("bind rbind move", "not a filesystem to be mounted elsewhere")
 }
 
@@ -206,12 +205,10 @@ func initFilesystem() {
 	flag("norecovery noload", func(o *Options) { o.NoRecovery = true })
 	flag("minixdf", func(o *Options) { o.MinixDF = true })
 	flag("bsddf", func(o *Options) { o.MinixDF = false })
-	flag("acl", func(o *Options) { o.NoACL = false })
-	flag("noacl", func(o *Options) { o.NoACL = true })
+	flag("acl", func(o *Options) { o.acl = Yes })
+	flag("noacl", func(o *Options) { o.acl = No })
 	flag("fakeroot", func(o *Options) { o.Fakeroot = true })
-	flag("kernel", func(o *Options) {
-		o.AllowOther, o.NoDev, o.NoSuid, o.NoACL = true, false, false, false
-	})
+	flag("kernel", func(o *Options) { o.AllowOther, o.kernel = true, true })
 	value("offset", func(o *Options, v string) error { return size(v, 1<<62, &o.Offset) })
 	value("sb", func(o *Options, v string) error { // in units of 1 KiB
 		n, err := strconv.ParseInt(v, 0, 64)
@@ -256,15 +253,16 @@ func initFilesystem() {
 
 // initFuse has the options of libfuse and of every mount.
 func initFuse() {
-	flag("dev", func(o *Options) { o.NoDev = false })
-	flag("nodev", func(o *Options) { o.NoDev = true })
-	flag("suid", func(o *Options) { o.NoSuid = false })
-	flag("nosuid", func(o *Options) { o.NoSuid = true })
+	flag("dev", func(o *Options) { o.dev = Yes })
+	flag("nodev", func(o *Options) { o.dev = No })
+	flag("suid", func(o *Options) { o.suid = Yes })
+	flag("nosuid", func(o *Options) { o.suid = No })
 	flag("exec", func(o *Options) { o.NoExec = false })
 	flag("noexec", func(o *Options) { o.NoExec = true })
 	flag("allow_other", func(o *Options) { o.AllowOther = true })
 	flag("allow_root", func(o *Options) { o.AllowRoot = true })
 	flag("default_permissions", func(*Options) {}) // always, but for fakeroot
+	flag("remount", func(o *Options) { o.Remount = true })
 	flag("auto_unmount", func(o *Options) { o.AutoUnmount = true })
 	value("fsname", func(o *Options, v string) error { o.FSName = v; return nil })
 	value("subtype", func(o *Options, v string) error { o.Subtype = v; return nil })

@@ -275,6 +275,13 @@ func (s *Space) available() int64 {
 	return n
 }
 
+// Ample says that so much is free that it does not matter who wants some: one request of anybody
+// leaves what is kept for root.
+func (s *Space) Ample() bool { return s.available()-s.keep > ampleClusters }
+
+// ampleClusters is more than one request can want.
+const ampleClusters = 1 << 16
+
 // full returns the error for a request that cannot be met.
 func (s *Space) full() error {
 	if s.FreedPending() {
