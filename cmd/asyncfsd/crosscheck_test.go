@@ -49,6 +49,7 @@ type crossRun struct {
 	buffer  []byte // to be read into
 	direct  [crossFiles]bool
 	large   bool // attributes have values in inodes of their own
+	users   bool // calls are made by several users, see TestCrosscheckUsers
 }
 
 // call is a system call, or a few, that says how it went.
@@ -191,8 +192,14 @@ func (r *crossRun) run(n int) {
 	}
 	for i := range n {
 		what, f := r.choose()
+		if r.users {
+			what, f = r.byUser(what, f)
+		}
 		r.history = append(r.history, fmt.Sprint(i, ": ", what))
 		ours, theirs := f(r.sides[0]), f(r.sides[1])
+		if r.users {
+			ours, theirs = alike.Replace(ours), alike.Replace(theirs)
+		}
 		r.history[i] += " = " + theirs
 		if ours != theirs {
 			r.t.Errorf("the kernel: %s\nasyncfsd: %s\n%s", theirs, ours,
@@ -228,6 +235,8 @@ func (s *crossSide) in(path string) string { return s.root + "/" + path }
 // choose makes up a call.
 func (r *crossRun) choose() (string, call) {
 	switch k := r.rng.IntN(100); {
+	case r.users && k%3 == 0:
+		return r.rights()
 	case k < 16:
 		return r.open()
 	case k < 50:

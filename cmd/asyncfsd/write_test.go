@@ -20,10 +20,16 @@ import (
 // newImage makes an empty filesystem.
 func newImage(t *testing.T, args ...string) string {
 	t.Helper()
+	return newImageOf(t, "64M", args...)
+}
+
+// newImageOf makes an empty filesystem of a size.
+func newImageOf(t *testing.T, size string, args ...string) string {
+	t.Helper()
 	testenv.NeedProgram(t, "mke2fs", "e2fsck")
 	path := filepath.Join(t.TempDir(), "image")
 	args = append([]string{"-q", "-F", "-t", "ext4"}, args...)
-	out, err := exec.Command("mke2fs", append(args, path, "64M")...).CombinedOutput()
+	out, err := exec.Command("mke2fs", append(args, path, size)...).CombinedOutput()
 	if err != nil {
 		t.Fatalf("mke2fs: %v: %s", err, out)
 	}
