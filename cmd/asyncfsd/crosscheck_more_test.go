@@ -132,8 +132,8 @@ func TestCrosscheckUsers(t *testing.T) {
 	}
 }
 
-// alike makes those errors one that depend on what is looked at first: the kernel does not know what
-// flags a file has in a FUSE filesystem, so that it looks at what kind of file it is before.
+// alike makes those errors one that depend on what is looked at first: the kernel does not know
+// what flags a file has in a FUSE filesystem, so that it looks at what kind of file it is before.
 var alike = strings.NewReplacer("EISDIR", "EPERM", "ENOTDIR", "EPERM")
 
 // byUser has a call made by somebody.
