@@ -86,7 +86,7 @@ func prepareRename(fs *FS, tx *Tx, op *Op) error {
 		return nil
 	}
 	const fixed = ext4.FlagImmutable | ext4.FlagAppend
-	if fs.child.Flags&fixed != 0 || (source.Flags|target.Flags)&ext4.FlagAppend != 0 {
+	if fs.child.Flags&fixed != 0 || source.Flags&ext4.FlagAppend != 0 {
 		return unix.EPERM
 	}
 	if target.Flags&ext4.FlagProjinherit != 0 && target.ProjID != fs.child.ProjID {
@@ -176,7 +176,7 @@ var dotDot = []byte("..")
 // exchange has two names stand for each other's inodes.
 func (fs *FS) exchange(tx *Tx, op *Op, source, target *ext4.Inode) error {
 	a, b := &fs.child, &fs.child2
-	if b.Flags&(ext4.FlagImmutable|ext4.FlagAppend) != 0 {
+	if b.Flags&(ext4.FlagImmutable|ext4.FlagAppend) != 0 || target.Flags&ext4.FlagAppend != 0 {
 		return unix.EPERM
 	}
 	if source.Flags&ext4.FlagProjinherit != 0 && source.ProjID != b.ProjID {

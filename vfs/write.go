@@ -80,8 +80,9 @@ func (fs *FS) writable(tx *Tx, op *Op) error {
 	if in.Flags&(ext4.FlagImmutable|ext4.FlagVerity) != 0 {
 		return unix.EPERM
 	}
-	if in.Flags&ext4.FlagAppend != 0 && (op.Code != OpWrite || op.phase == writeBegin &&
-		op.Arg&WriteAppend == 0 && op.Off < in.Size) {
+	// NB: who may write only at the end was settled when the file was opened.
+	if in.Flags&ext4.FlagAppend != 0 && op.Code == OpFallocate &&
+		op.Arg&^uint32(unix.FALLOC_FL_KEEP_SIZE) != 0 {
 		return unix.EPERM
 	}
 	return nil

@@ -102,6 +102,9 @@ const flagsSettable = 0x1 | 0x2 | ext4.FlagSync | ext4.FlagImmutable | ext4.Flag
 	ext4.FlagNodump | ext4.FlagNoatime | 0x8000 | ext4.FlagDirsync | ext4.FlagTopdir |
 	ext4.FlagProjinherit
 
+// flagsModifiable is EXT4_FL_USER_MODIFIABLE.
+const flagsModifiable = 0x604bc0ff
+
 // flagsShown are flags that programs read and hand back, which may not change (0x725bdfff is
 // what FS_IOC_GETFLAGS shows).
 const flagsShown = 0x725bdfff
@@ -111,14 +114,22 @@ func prepareSetflags(fs *FS, tx *Tx, op *Op) error {
 	if err := fs.readInode(tx, op.Node, in); err != nil {
 		return err
 	}
-	wanted := op.Arg & flagsShown
-	if !in.IsDir() {
-		wanted &^= ext4.FlagDirsync | ext4.FlagTopdir | ext4.FlagProjinherit&^in.Flags
+	wanted, allowed := op.Arg&flagsShown, uint32(flagsSettable)
+	if in.Type() == unix.S_IFREG {
+		allowed &^= flagsNotRegular
+	} else if !in.IsDir() {
+		allowed = flagsOther
 	}
-	if (wanted^in.Flags)&flagsShown&^uint32(flagsSettable|flagsKept) != 0 {
+	if wanted&flagsSettable&^allowed != 0 ||
+		(wanted^in.Flags)&flagsShown&^uint32(flagsSettable|flagsKept) != 0 {
 		return unix.EOPNOTSUPP
 	}
 	if (wanted^in.Flags)&(ext4.FlagImmutable|ext4.FlagAppend) != 0 && !op.Cred.IsRoot() {
+		return unix.EPERM
+	}
+	// What is immutable and stays so cannot be changed in any other way. NB: also not to what it
+	// is, if that is none of the flags that can be changed, as with a directory that has an index.
+	if in.Flags&wanted&ext4.FlagImmutable != 0 && in.Flags != op.Arg&flagsModifiable {
 		return unix.EPERM
 	}
 	in.Flags = in.Flags&^uint32(flagsSettable) | wanted&flagsSettable

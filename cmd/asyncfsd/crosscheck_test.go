@@ -197,11 +197,8 @@ func (r *crossRun) run(n int) {
 		}
 		r.history = append(r.history, fmt.Sprint(i, ": ", what))
 		ours, theirs := f(r.sides[0]), f(r.sides[1])
-		if r.users {
-			ours, theirs = alike.Replace(ours), alike.Replace(theirs)
-		}
 		r.history[i] += " = " + theirs
-		if ours != theirs {
+		if ours != theirs && !(r.users && agree(ours, theirs)) {
 			r.t.Errorf("the kernel: %s\nasyncfsd: %s\n%s", theirs, ours,
 				strings.Join(r.history[max(0, i-25):], "\n"))
 			break
@@ -303,6 +300,9 @@ func (r *crossRun) file() (string, call) {
 	k := r.rng.IntN(16)
 	if r.direct[i] && (k < 2 || k == 13) {
 		k = 2
+	}
+	if r.users && (k == 13 || k == 14) { // NB: what the kernel looks at flags for before it asks
+		k = 3
 	}
 	switch k {
 	case 0, 1:
@@ -462,6 +462,9 @@ func (r *crossRun) attributes() (string, call) {
 		return what + " " + a, func(s *crossSide) string { return errnoName(f(s.in(a))) }
 	}
 	key := []string{"user.a", "user.bb", "user.ccc", "trusted.d", "security.e"}[r.rng.IntN(5)]
+	if r.users && key == "trusted.d" {
+		key = "user.d" // NB: whom the kernel shows it is a matter of a capability that FUSE hides
+	}
 	switch r.rng.IntN(9) {
 	case 0:
 		mode := uint32(r.rng.IntN(0o10000))
@@ -470,6 +473,9 @@ func (r *crossRun) attributes() (string, call) {
 		})
 	case 1:
 		uid, gid := r.rng.IntN(1<<20)-1, r.rng.IntN(3)-1
+		if r.users && uid < 0 {
+			uid = 0 // NB: see rights
+		}
 		return one(fmt.Sprint("chown ", uid, gid), func(p string) error {
 			return unix.Lchown(p, uid, gid)
 		})
@@ -514,7 +520,10 @@ func (r *crossRun) times(path string) (string, call) {
 		err := unix.UtimesNanoAt(-1, s.in(path), ts[:], unix.AT_SYMLINK_NOFOLLOW)
 		var st unix.Stat_t
 		_ = unix.Lstat(s.in(path), &st)
-		return errnoName(err) + fmt.Sprint(st.Atim, st.Mtim)
+		if err != nil {
+			return errnoName(err)
+		}
+		return fmt.Sprint(st.Atim, st.Mtim)
 	}
 }
 

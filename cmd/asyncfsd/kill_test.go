@@ -126,7 +126,7 @@ func killChurn(dir string, rng *rand.Rand) error {
 	default:
 		err = os.WriteFile(name, make([]byte, rng.IntN(1<<18)), 0o600)
 	}
-	if killed(err) {
+	if daemonGone(err) {
 		return err
 	}
 	return nil
@@ -220,8 +220,8 @@ func (k *killSeries) mount() {
 	}
 }
 
-// killed says whether an error is what callers get whose daemon has been killed.
-func killed(err error) bool {
+// daemonGone says whether an error is what callers get whose daemon has been killed.
+func daemonGone(err error) bool {
 	return errors.Is(err, unix.ENOTCONN) || errors.Is(err, unix.ECONNABORTED) ||
 		errors.Is(err, unix.ECANCELED) // over io_uring
 }
@@ -233,7 +233,7 @@ func (k *killSeries) kill(seed uint64, after time.Duration) {
 	for i := range k.files {
 		group.Go(func() {
 			err := k.files[i].work(k.mnt, i, seed)
-			if !killed(err) {
+			if !daemonGone(err) {
 				k.t.Errorf("worker %d: %v", i, err)
 			}
 		})

@@ -141,14 +141,20 @@ func Umount(path string, o UmountOptions) error {
 	if err := unmountFor(info.Mountpoint, o); err != nil {
 		return fail(ExitMount, fmt.Errorf("%s: %w", path, err))
 	}
-	elsewhere := !o.Lazy && incarnation != 0 && info.Incarnation() == incarnation
-	if conn == nil || elsewhere { // the filesystem lives on where it is mounted as well
+	if conn == nil || livesOn(info, incarnation, o.Lazy) {
 		return nil
 	}
-	if still, err := fusefs.StillMounted(info); err == nil && still {
-		return nil // the daemon goes on for other mounts of it
-	}
 	return waitEnd(conn, path, o.Timeout)
+}
+
+// livesOn says whether a filesystem that was unmounted is mounted elsewhere, too: here, or in
+// another namespace. One that was detached may just be in use.
+func livesOn(info *fusefs.MountInfo, incarnation uint64, detached bool) bool {
+	if incarnation != 0 && info.Incarnation() != incarnation {
+		return false // NB: the next mount may have its number already
+	}
+	still, err := fusefs.StillMounted(info)
+	return err == nil && still || !detached && incarnation != 0
 }
 
 // waitEnd waits for the end of a daemon.
