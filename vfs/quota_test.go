@@ -72,3 +72,29 @@ func TestWriteQuota(t *testing.T) {
 		b.close()
 	}
 }
+
+// TestQuotaNoAllocations wants a write that is counted to leave the heap alone once it is warm.
+func TestQuotaNoAllocations(t *testing.T) {
+	path := mkfs(t, 64<<20, "-t", "ext4", "-b", "4096", "-O", "quota,project")
+	b := openWrite(t, path, setting{limits: true})
+	defer b.close()
+	mine := b.As(vfs.Cred{UID: 7, GID: 8, PID: 1})
+	file := must[vfs.Attr](t)(mine.Mknod(ext4.RootIno, "file", unix.S_IFREG|0o644, 0))
+	must[int](t)(mine.WriteAt(file.Ino, make([]byte, 1<<20), 0))
+	f := &nullFront{fs: b.fs}
+	f.id = b.fs.AddFront(f)
+	off := uint64(1 << 20)
+	write := func(op *vfs.Op) {
+		op.Code, op.Node, op.Off, op.Size = vfs.OpWrite, file.Ino, off, 4096
+		op.Cred = vfs.Cred{UID: 7, GID: 8}
+		op.Buf = b.fs.Arena().Get(4096)
+		off += 4096
+	}
+	f.run(t, b.loop, write)
+	if n := testing.AllocsPerRun(200, func() { f.run(t, b.loop, write) }); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+	if f.failed > 0 {
+		t.Errorf("%d operations failed", f.failed)
+	}
+}

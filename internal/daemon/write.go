@@ -35,6 +35,9 @@ func (i *Instance) writeConfig() (*vfs.WriteConfig, error) {
 	if err != nil {
 		return nil, err
 	}
+	if (o.UserQuota || o.GroupQuota || o.ProjectQuota) && !i.vol.HasROCompat(ext4.ROCompatQuota) {
+		i.log.Warn("there are no quota inodes, and so no limits", "source", i.config.Source)
+	}
 	d := i.vol.Defaults()
 	w := &vfs.WriteConfig{Storage: i.storage, Log: log, MMP: i.mmp(),
 		CommitSeconds: o.CommitSeconds, NoBarrier: !o.Barrier.Or(!d.NoBarrier),
