@@ -130,9 +130,7 @@ func (r *Rings) Begin(i int) (Engine, error) {
 		u.AddBuffers(r.bufs...)
 	}
 	for _, p := range r.polls {
-		if i == 0 {
-			u.Poll(p.fd, p.token)
-		}
+		u.Poll(p.fd, p.token)
 	}
 	r.rings[i].Store(u)
 	return u, nil
@@ -200,7 +198,8 @@ func (r *Rings) Submit(f FileID, io IO) {
 	r.cur.Submit(f, io)
 }
 
-// Poll has the first thread watch fd, once it has begun.
+// Poll has all threads watch fd, once they have begun: one that is asked for something finds what
+// came before that.
 func (r *Rings) Poll(fd int, token Token) { r.polls = append(r.polls, watch{fd, token}) }
 
 // Post queues a completion for the thread whose turn it is.

@@ -195,6 +195,9 @@ func (fs *FS) Submit(s asyncq.Slot) {
 		if opTable[op.Code].credits > 0 {
 			op.now, op.seed = now(), rand.Uint32()
 		}
+		if op.Code == OpEvict {
+			fs.w.evicting++
+		}
 	}
 	fs.loop.Table.Desc(s).Stage = stagePrepare
 	fs.loop.Table.Queue(s)
@@ -239,6 +242,14 @@ func (fs *FS) attempt(s asyncq.Slot, op *Op) {
 	}
 	if outstanding, _ := fs.loop.Table.Wants(s); outstanding > 0 {
 		fs.loop.Table.Park(s, tx.kind)
+		return
+	}
+	if err == unix.ENOSPC && fs.w != nil && fs.w.evicting > 0 && op.Code != OpEvict {
+		// NB: not for ever. Each eviction ends, and nobody can begin one without having deleted.
+		fs.unpin(op)
+		op.attempts = 0
+		fs.loop.Table.Want(&fs.w.evicted, s)
+		fs.loop.Table.Park(s, wantEvicted)
 		return
 	}
 	switch err {

@@ -249,6 +249,7 @@ const (
 	wantBlock    uint8 = iota + 1 // a metadata block (block cache), or a ticket to wait for one
 	wantBuffer                    // a payload buffer (arena)
 	wantData                      // its own data I/O
+	wantEvicted                   // the blocks of a deleted file
 	wantJournal                   // room in the journal, a commit, or the machine's own I/O
 	wantRange                     // a range of a file
 	wantTime                      // that some time passes

@@ -410,6 +410,10 @@ func (w *writer) over(s asyncq.Slot, op *Op) {
 		w.fs.arena.Put(w.fs.loop.Table, op.edge)
 		op.edge = 0
 	}
+	if op.Code == OpEvict {
+		w.evicting--
+		w.fs.loop.Table.WakeAll(&w.evicted, 0)
+	}
 	if op.Errno == 0 && (op.Code == OpSetattr && op.phase == truncFree || op.Code == OpEvict) {
 		delete(w.uncut, op.Node)
 	}

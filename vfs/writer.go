@@ -72,6 +72,8 @@ type writer struct {
 
 	revokes, revoking []ext4.Block
 	durable           asyncq.WaitList // for a commit
+	evicted           asyncq.WaitList // for an eviction to end, of which evicting are under way
+	evicting          int
 	room              asyncq.WaitList // for space in transaction, log or cache, or for free blocks
 
 	// readers counts data I/O under way by the parity of the transaction it began in.
