@@ -159,7 +159,7 @@ func (a *AIO) AddFile(fd int) (FileID, error) {
 func (a *AIO) RemoveFile(f FileID) { a.files[f] = -1 }
 
 // AddBuffers does nothing: AIO has no registered buffers.
-func (a *AIO) AddBuffers([]byte) {}
+func (a *AIO) AddBuffers(...[]byte) {}
 
 // Submit queues one request for the next Wait.
 func (a *AIO) Submit(f FileID, io IO) {

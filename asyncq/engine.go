@@ -90,7 +90,7 @@ type Engine interface {
 	RemoveFile(f FileID)
 	// AddBuffers tells the engine about memory that I/O is going to use often, so that it may
 	// register (pin) it. It is a hint: an engine that cannot does nothing.
-	AddBuffers(mem []byte)
+	AddBuffers(mem ...[]byte)
 	// Submit queues one request. It does not block; what goes wrong comes as a completion.
 	Submit(f FileID, io IO)
 	// Poll queues a lasting watch for readability of fd; each readiness gives a completion

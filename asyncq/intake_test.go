@@ -36,7 +36,7 @@ func (g *greedy) Cancel(Slot)           {}
 func TestCanIntake(t *testing.T) {
 	l := New(Config{Engine: NewSim(0), Slots: 2})
 	defer l.Close()
-	g := &greedy{loop: l, work: 7}
+	g := &greedy{loop: l, work: 13}
 	g.id = l.Register("greedy", g)
 	l.AddIntake(g)
 	steps := make(chan error, 4)
@@ -58,7 +58,7 @@ func TestCanIntake(t *testing.T) {
 			t.Fatal("the loop sleeps")
 		}
 	}
-	if g.done != 7 {
+	if g.done != 13 {
 		t.Errorf("%d done", g.done)
 	}
 }

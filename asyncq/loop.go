@@ -1,6 +1,7 @@
 package asyncq
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"runtime"
@@ -46,19 +47,25 @@ type Config struct {
 	Now func() time.Time
 }
 
-// Loop owns a table, its providers and an engine, and runs them on one thread. In deterministic
-// mode nobody calls Run: Wait and Release then turn the loop on the caller's own goroutine.
+// Loop owns a table, its providers and an engine, and runs them on one thread, or with a Threaded
+// engine on as many as that has parts: these take turns, and wait for completions of their own
+// beside each other. In deterministic mode nobody calls Run: Wait and Release then turn the loop on
+// the caller's own goroutine.
 type Loop struct {
 	Table  *Table
 	engine Engine
 	now    func() time.Time
+
+	// own is held by the thread whose turn it is; everything but its completions is guarded by it.
+	own     futex
+	threads []thread
+	current int // the thread whose turn it is
 
 	providers []Provider
 	names     []string
 	intakers  []Intaker
 	readiers  []ReadyIntaker // those of intakers that are
 	timer     *Timer
-	comps     [completionsMax]Completion
 
 	running atomic.Bool // Run is on some goroutine
 	stop    atomic.Bool
@@ -75,6 +82,13 @@ type Loop struct {
 	results []result
 	err     error     // what made the engine unusable
 	bufs    []*Buffer // per slot; the only pointers of the call layer
+}
+
+// thread is what each thread of a loop has for itself.
+type thread struct {
+	engine Engine // its part
+	comps  [completionsMax]Completion
+	err    error // what ended it
 }
 
 // call is a message from an ordinary goroutine to the loop.
@@ -115,6 +129,11 @@ func New(c Config) *Loop {
 		rng = rand.New(rand.NewPCG(c.Seed, 0x6173796e63667364))
 	}
 	l := &Loop{Table: newTable(c.Slots, rng), engine: c.Engine, now: c.Now}
+	l.threads = []thread{{engine: c.Engine}}
+	if e, ok := c.Engine.(Threaded); ok {
+		l.threads = make([]thread, e.Threads())
+		l.threads[0].engine = e // until it begins
+	}
 	l.changed.L = &l.mu
 	l.bufs = make([]*Buffer, l.Table.Len())
 	l.results = make([]result, l.Table.Len())
@@ -158,9 +177,62 @@ func (l *Loop) Run() error {
 	// NB: in this order. Who wakes up after runEnds must find the turn free.
 	defer l.runEnds()
 	defer l.turn.Unlock()
-	for !l.stop.Load() {
-		if err := l.Step(true); err != nil {
-			return fmt.Errorf("engine %s: %w", l.engine.Name(), err)
+	err := l.runThreads()
+	if err != nil {
+		err = fmt.Errorf("engine %s: %w", l.engine.Name(), err)
+	}
+	return err
+}
+
+// runThreads turns the loop on all its threads, the calling one and as many as the engine asks for.
+func (l *Loop) runThreads() error {
+	e, ok := l.engine.(Threaded)
+	if !ok {
+		return l.serve(0, func() bool { return true })
+	}
+	for !e.Quiet(0) {
+		if err := l.step(0, true); err != nil {
+			return err
+		}
+	}
+	var begun, ended sync.WaitGroup
+	run := func(i int) {
+		th := &l.threads[i]
+		th.engine, th.err = e.Begin(i)
+		begun.Done()
+		if begun.Wait(); th.err == nil {
+			th.err = l.serve(i, func() bool { return e.Quiet(i) })
+		}
+		e.End(i)
+		if th.err != nil {
+			l.Stop()
+		}
+	}
+	begun.Add(len(l.threads))
+	for i := range l.threads[1:] {
+		ended.Go(func() {
+			runtime.LockOSThread()
+			run(i + 1)
+		})
+	}
+	run(0)
+	ended.Wait()
+	l.enter(0) // which has no part any more: what is to come is the caller's
+	l.own.unlock()
+	var err error
+	for i := range l.threads {
+		err = errors.Join(err, l.threads[i].err)
+		l.threads[i].engine = nil
+	}
+	l.threads[0].engine = e
+	return err
+}
+
+// serve turns the loop on thread i until Stop, and until nothing is under way in its engine.
+func (l *Loop) serve(i int, quiet func() bool) error {
+	for !l.stop.Load() || !quiet() {
+		if err := l.step(i, true); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -180,29 +252,54 @@ func (l *Loop) Stop() {
 	l.engine.Wake()
 }
 
-// Step is one turn: reap completions, take in new work, run everything that can run. With block
-// it waits until there is something to do.
-func (l *Loop) Step(block bool) error {
-	more := l.takeIn()
-	l.runQueued()
+// Step is one turn: take in new work, run everything that can run, reap completions, and run what
+// they have resumed. With block it waits until there is something to do.
+func (l *Loop) Step(block bool) error { return l.step(0, block) }
+
+// step is Step on thread i. Only in its wait does it not hold the loop.
+func (l *Loop) step(i int, block bool) error {
+	th := &l.threads[i]
+	l.enter(i)
+	more := l.pass()
 	timeout := time.Duration(0)
 	if block && !more && l.idle() {
 		timeout = l.timer.timeout()
 	}
-	n, err := l.engine.Wait(timeout, l.comps[:])
+	l.own.unlock()
+	n, err := th.engine.Wait(timeout, th.comps[:])
+	l.enter(i)
+	defer l.own.unlock()
 	if err != nil {
 		return err
 	}
 	for i := range n {
-		c := l.comps[i]
+		c := th.comps[i]
 		l.providers[c.Token.Provider()].Complete(c.Token, c.Res)
 	}
 	l.timer.expire()
-	l.runQueued()
+	l.pass()
 	if invariants.Enabled {
 		l.Table.verify()
 	}
 	return nil
+}
+
+// enter gives thread i the turn.
+func (l *Loop) enter(i int) {
+	l.own.lock()
+	if l.current = i; len(l.threads) > 1 {
+		l.engine.(Threaded).Enter(i)
+	}
+}
+
+// Thread returns the number of the thread whose turn it is, 0 for that of Run.
+func (l *Loop) Thread() int { return l.current }
+
+// pass takes in new work and runs everything that can run.
+func (l *Loop) pass() (more bool) {
+	more = l.takeIn()
+	l.runQueued()
+	return more
 }
 
 // idle says that nothing can be done before something comes from outside.

@@ -51,7 +51,7 @@ func (e *Sim) AddFile(int) (FileID, error) { return -1, unix.ENOTSUP }
 func (e *Sim) RemoveFile(FileID) {}
 
 // AddBuffers does nothing.
-func (e *Sim) AddBuffers([]byte) {}
+func (e *Sim) AddBuffers(...[]byte) {}
 
 // Submit answers EBADF: devices of a simulation answer by Post.
 func (e *Sim) Submit(_ FileID, io IO) { e.Post(Completion{io.Token, -int32(unix.EBADF)}) }

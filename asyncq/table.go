@@ -17,7 +17,7 @@ const (
 	SlotsMax = 256
 	// SlotsReserved are slots that only FORGET and its like and background machinery may claim,
 	// so that a full table drains: forget 1 + interrupt 1 + destroy 1 + commit 1 + checkpoint 1
-	// + orphan clean-up 1 + spare 2.
+	// + orphan clean-up 1 + multiple mount protection 1 + spare 1.
 	SlotsReserved = 8
 	// SlotsPublic are the slots of Start: ordinary Go code, mount-time reads, tools.
 	SlotsPublic = 64

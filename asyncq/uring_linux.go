@@ -1,6 +1,7 @@
 package asyncq
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -16,12 +17,11 @@ import (
 // and waits. It allocates nothing per request.
 //
 // Flags: SUBMIT_ALL, COOP_TASKRUN with TASKRUN_FLAG, and CLAMP. SINGLE_ISSUER with DEFER_TASKRUN
-// measured within noise of these and would tie the ring to one thread, which the inline mode of
-// Loop has not.
+// tie a ring to one thread, which the inline mode of Loop has not; see Rings.
 //
 // Threads: what the kernel cannot do without blocking (fsync, fallocate, and reads and writes
 // where the filesystem has to allocate or to wait) it hands to workers of the process. Their
-// number is bounded by workersMax, whatever is in flight.
+// number is bounded by workersMax and its like, whatever is in flight.
 type Uring struct {
 	fd      int
 	sqMem   []byte
@@ -37,8 +37,12 @@ type Uring struct {
 	held    int // requests submitted or queued, and not yet reaped
 	posted  []Completion
 	backlog []sqe // what found the submission queue full
-	args    kernelArgs
-	closed  atomic.Bool
+	// wide says that entries have 128 bytes, as commands need. commander is the provider of
+	// commands, 0 without any: they last until the file has something to say, and are not held.
+	wide      bool
+	commander ProviderID
+	args      kernelArgs
+	closed    atomic.Bool
 	// Raw makes the wait a raw system call, for at most rawMax: the runtime is not told, which
 	// saves 3 µs of 19 per request at depth 1. Only for a thread that does nothing but run a loop,
 	// with a spare GOMAXPROCS for everything else.
@@ -71,7 +75,8 @@ type subQueue struct {
 	flags      *uint32
 	mask       uint32
 	entries    uint32
-	sqes       []sqe
+	sqes       []sqeHalf
+	shift      uint8  // log2 of the halves of an entry
 	next       uint32 // our tail, published at the next enter
 }
 
@@ -81,8 +86,14 @@ type compQueue struct {
 	cqes       []cqe
 }
 
-// sqe is struct io_uring_sqe.
+// sqe is an entry of the submission queue. Its second half is written only where the ring has it.
 type sqe struct {
+	sqeHalf
+	more uint64 // cmd[16:24]
+}
+
+// sqeHalf is struct io_uring_sqe.
+type sqeHalf struct {
 	opcode   uint8
 	flags    uint8
 	ioprio   uint16
@@ -94,8 +105,7 @@ type sqe struct {
 	userData uint64
 	bufIndex uint16
 	_        [6]byte
-	_        uint64
-	_        uint64
+	cmd      [2]uint64
 }
 
 // cqe is struct io_uring_cqe.
@@ -106,8 +116,8 @@ type cqe struct {
 }
 
 const (
-	_ = uint(unsafe.Sizeof(sqe{}) - 64)
-	_ = uint(64 - unsafe.Sizeof(sqe{}))
+	_ = uint(unsafe.Sizeof(sqeHalf{}) - 64)
+	_ = uint(64 - unsafe.Sizeof(sqeHalf{}))
 	_ = uint(unsafe.Sizeof(cqe{}) - 16)
 	_ = uint(16 - unsafe.Sizeof(cqe{}))
 )
@@ -121,6 +131,7 @@ const (
 	opFallocate  = 17
 	opRead       = 22
 	opWrite      = 23
+	opCommand    = 46
 
 	sqeFixedFile   = 1 << 0
 	pollAddMulti   = 1 << 0
@@ -134,6 +145,13 @@ const (
 	setupSubmit   = 1 << 7
 	setupCoop     = 1 << 8
 	setupTaskFlag = 1 << 9
+	setupSQE128   = 1 << 10
+	setupSingle   = 1 << 12
+	setupDefer    = 1 << 13
+	// setupShared is for a ring that any thread may use, one at a time. setupThread is for one that
+	// belongs to the thread that makes it, and takes commands.
+	setupShared   = setupCoop
+	setupThread   = setupSingle | setupDefer | setupSQE128
 	sqOverflow    = 1 << 1
 	sqTaskRun     = 1 << 2
 	featSingleMap = 1 << 0
@@ -154,7 +172,7 @@ const (
 	// providerPoll is the provider in the user data of polls; no real one has its number.
 	providerPoll = 255
 	// Workers for files and block devices, and for anything else.
-	workersMax, workersUnboundMax = 4, 1
+	workersMax, workersThreadMax, workersUnboundMax = 4, 1, 1
 
 	// rawMax is how long a raw wait may last. The runtime takes its thread for a running one and
 	// looks after it: 200 context switches a second in an idle daemon. It knows of longer waits,
@@ -194,16 +212,17 @@ type getEventsArg struct {
 
 // NewUring makes a ring for about depth requests between two waits (1 to 4096). Errors: ENOSYS,
 // EPERM or EACCES where io_uring is not allowed, ENOMEM.
-func NewUring(depth int) (*Uring, error) {
-	p := uringParams{flags: setupCQSize | setupClamp | setupSubmit | setupCoop |
-		setupTaskFlag}
+func NewUring(depth int) (*Uring, error) { return newUring(depth, setupShared) }
+
+func newUring(depth int, kind uint32) (*Uring, error) {
+	p := uringParams{flags: setupCQSize | setupClamp | setupSubmit | setupTaskFlag | kind}
 	p.cqEntries = uint32(4 * depth)
 	fd, _, errno := unix.Syscall(unix.SYS_IO_URING_SETUP, uintptr(depth),
 		uintptr(unsafe.Pointer(&p)), 0)
 	if errno != 0 {
 		return nil, errno
 	}
-	u := &Uring{fd: int(fd), wakefd: -1}
+	u := &Uring{fd: int(fd), wakefd: -1, wide: kind&setupSQE128 != 0}
 	unix.CloseOnExec(u.fd)
 	const need = featSingleMap | featNoDrop | featExtArg
 	if p.features&need != need {
@@ -220,6 +239,9 @@ func NewUring(depth int) (*Uring, error) {
 	}
 	u.registerFiles()
 	workers := [2]uint32{workersMax, workersUnboundMax}
+	if u.wide { // there are several such rings
+		workers[0] = workersThreadMax
+	}
 	u.register(regWorkersMax, unsafe.Pointer(&workers), 2)
 	u.posted = make([]Completion, 0, 4*depth)
 	u.backlog = make([]sqe, 0, 4*depth)
@@ -232,13 +254,18 @@ func (u *Uring) mapRings(p *uringParams) (err error) {
 	if u.sqMem, err = unix.Mmap(u.fd, offSQRing, int(ring), prot, flags); err != nil {
 		return fmt.Errorf("mapping the io_uring ring: %w", err)
 	}
-	if u.sqeMem, err = unix.Mmap(u.fd, offSQEs, int(64*p.sqEntries), prot, flags); err != nil {
+	shift := uint8(0)
+	if u.wide {
+		shift = 1
+	}
+	halves := p.sqEntries << shift
+	if u.sqeMem, err = unix.Mmap(u.fd, offSQEs, int(64*halves), prot, flags); err != nil {
 		return fmt.Errorf("mapping the io_uring entries: %w", err)
 	}
 	at := func(off uint32) *uint32 { return (*uint32)(unsafe.Pointer(&u.sqMem[off])) }
 	u.sq = subQueue{head: at(p.sqOff.head), tail: at(p.sqOff.tail), flags: at(p.sqOff.flags),
-		mask: *at(p.sqOff.ringMask), entries: p.sqEntries,
-		sqes: unsafe.Slice((*sqe)(unsafe.Pointer(&u.sqeMem[0])), p.sqEntries)}
+		mask: *at(p.sqOff.ringMask), entries: p.sqEntries, shift: shift,
+		sqes: unsafe.Slice((*sqeHalf)(unsafe.Pointer(&u.sqeMem[0])), halves)}
 	u.cq = compQueue{head: at(p.cqOff.head), tail: at(p.cqOff.tail), mask: *at(p.cqOff.ringMask),
 		cqes: unsafe.Slice((*cqe)(unsafe.Pointer(&u.sqMem[p.cqOff.cqes])), p.cqEntries)}
 	// Entry i of the queue is always sqe i: the indirection array is filled once.
@@ -316,20 +343,25 @@ func (u *Uring) RemoveFile(f FileID) {
 // against 21 µs per 4k read at depth 1). Registered memory counts against RLIMIT_MEMLOCK of the
 // user, unless it has CAP_IPC_LOCK: of several calls, those beyond the limit leave their memory
 // unregistered, and requests that use it go the slower way. Nothing may be in flight.
-func (u *Uring) AddBuffers(mem []byte) {
-	before := len(u.bufs)
-	for len(mem) > 0 {
-		n := min(len(mem), iovecBytes)
-		u.bufs = append(u.bufs, unix.Iovec{Base: &mem[0], Len: uint64(n)})
-		mem = mem[n:]
+func (u *Uring) AddBuffers(mem ...[]byte) {
+	before := slices.Clone(u.bufs)
+	for _, m := range mem {
+		for len(m) > 0 {
+			n := min(len(m), iovecBytes)
+			u.bufs = append(u.bufs, unix.Iovec{Base: &m[0], Len: uint64(n)})
+			m = m[n:]
+		}
 	}
-	if before > 0 {
+	slices.SortFunc(u.bufs, func(a, b unix.Iovec) int {
+		return cmp.Compare(uintptr(unsafe.Pointer(a.Base)), uintptr(unsafe.Pointer(b.Base)))
+	})
+	if len(before) > 0 {
 		u.register(unregBuffers, nil, 0)
 	}
 	if u.registerBuffers() {
 		return
 	}
-	if u.bufs = u.bufs[:before]; before > 0 && !u.registerBuffers() {
+	if u.bufs = before; len(before) > 0 && !u.registerBuffers() {
 		u.bufs = nil
 	}
 }
@@ -349,11 +381,21 @@ func (u *Uring) BuffersRegistered() (n int) {
 
 // fixedBuffer returns the index of the registered buffer that holds mem, or -1.
 func (u *Uring) fixedBuffer(addr uintptr, n int) int {
-	for i := range u.bufs {
-		base := uintptr(unsafe.Pointer(u.bufs[i].Base))
-		if addr >= base && addr+uintptr(n) <= base+uintptr(u.bufs[i].Len) {
-			return i
+	low, high := 0, len(u.bufs) // the first that begins behind addr is among [low, high]
+	for low < high {
+		mid := (low + high) / 2
+		if uintptr(unsafe.Pointer(u.bufs[mid].Base)) <= addr {
+			low = mid + 1
+		} else {
+			high = mid
 		}
+	}
+	if low--; low < 0 {
+		return -1
+	}
+	base := uintptr(unsafe.Pointer(u.bufs[low].Base))
+	if addr+uintptr(n) <= base+uintptr(u.bufs[low].Len) {
+		return low
 	}
 	return -1
 }
@@ -365,12 +407,8 @@ func (u *Uring) Submit(f FileID, io IO) {
 		u.Post(Completion{io.Token, -int32(unix.EINVAL)})
 		return
 	}
-	e := sqe{off: uint64(io.Off), userData: uint64(io.Token)}
-	if e.fd = int32(f); u.fixed {
-		e.flags = sqeFixedFile
-	} else {
-		e.fd = int32(u.files[f])
-	}
+	e := sqeHalf{off: uint64(io.Off), userData: uint64(io.Token)}
+	u.aim(&e, f)
 	switch io.Op {
 	case OpRead, OpWrite:
 		addr := uintptr(unsafe.Pointer(unsafe.SliceData(io.Buf)))
@@ -388,8 +426,40 @@ func (u *Uring) Submit(f FileID, io IO) {
 		e.len = unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE
 	}
 	u.held++
-	u.push(e)
+	u.push(sqe{sqeHalf: e})
 }
+
+// aim points an entry at a file.
+func (u *Uring) aim(e *sqeHalf, f FileID) {
+	if e.fd = int32(f); u.fixed {
+		e.flags = sqeFixedFile
+	} else {
+		e.fd = int32(u.files[f])
+	}
+}
+
+// Command is an IORING_OP_URING_CMD: a request in the language of the file that it goes to.
+type Command struct {
+	File FileID
+	Op   uint32
+	Mem  unsafe.Pointer // what it points to is not on the Go heap, and lasts as long as the command
+	Len  uint32
+	Data [3]uint64
+	// Token comes back in the completion. All commands of a ring are of one provider.
+	Token Token
+}
+
+// Command queues one command, on a ring that NewRings has made. It may last as long as the ring.
+func (u *Uring) Command(c Command) {
+	u.commander = c.Token.Provider()
+	e := sqeHalf{opcode: opCommand, off: uint64(c.Op), addr: uint64(uintptr(c.Mem)), len: c.Len,
+		userData: uint64(c.Token), cmd: [2]uint64{c.Data[0], c.Data[1]}}
+	u.aim(&e, c.File)
+	u.push(sqe{e, c.Data[2]})
+}
+
+// quiet says that everything submitted but commands was reaped.
+func (u *Uring) quiet() bool { return u.held == 0 && len(u.posted) == 0 }
 
 // Poll watches fd for readability.
 func (u *Uring) Poll(fd int, token Token) {
@@ -398,8 +468,8 @@ func (u *Uring) Poll(fd int, token Token) {
 }
 
 func (u *Uring) armPoll(i int) {
-	u.push(sqe{opcode: opPollAdd, fd: int32(u.polls[i].fd), len: pollAddMulti,
-		opFlags: unix.POLLIN, userData: uint64(MakeToken(providerPoll, 0, uint32(i)))})
+	u.push(sqe{sqeHalf: sqeHalf{opcode: opPollAdd, fd: int32(u.polls[i].fd), len: pollAddMulti,
+		opFlags: unix.POLLIN, userData: uint64(MakeToken(providerPoll, 0, uint32(i)))}})
 }
 
 // push puts an entry into the submission queue, which is flushed when it is full.
@@ -411,7 +481,17 @@ func (u *Uring) push(e sqe) {
 			return
 		}
 	}
-	u.sq.sqes[u.sq.next&u.sq.mask] = e
+	u.put(e)
+}
+
+// put puts an entry where there is room for it.
+func (u *Uring) put(e sqe) {
+	i := u.sq.next & u.sq.mask << u.sq.shift
+	u.sq.sqes[i] = e.sqeHalf
+	if u.wide {
+		// NB: only these 8 bytes of the second half are read, by commands.
+		*(*uint64)(unsafe.Pointer(&u.sq.sqes[i+1])) = e.more
+	}
 	u.sq.next++
 }
 
@@ -499,8 +579,7 @@ func transient(errno unix.Errno) error {
 func (u *Uring) drainBacklog() {
 	n := 0
 	for n < len(u.backlog) && u.sq.next-atomic.LoadUint32(u.sq.head) < u.sq.entries {
-		u.sq.sqes[u.sq.next&u.sq.mask] = u.backlog[n]
-		u.sq.next++
+		u.put(u.backlog[n])
 		n++
 	}
 	u.backlog = u.backlog[:copy(u.backlog, u.backlog[n:])]
@@ -515,8 +594,10 @@ func (u *Uring) reap(out []Completion) (n int, woken bool) {
 	for head != tail && n < len(out) {
 		c := u.cq.cqes[head&u.cq.mask]
 		head++
-		if Token(c.userData).Provider() != providerPoll {
-			u.held--
+		if p := Token(c.userData).Provider(); p != providerPoll {
+			if p != u.commander || p == 0 {
+				u.held--
+			}
 			out[n] = Completion{Token(c.userData), c.res}
 			n++
 			continue

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"asyncfsd/internal/overring"
 )
 
 // machine is what the figures were measured on and with.
@@ -33,6 +35,10 @@ func thisMachine(cfg config) machine {
 			"mke2fs":  firstLine("mke2fs", "-V"),
 			"fuse2fs": firstLine("fuse2fs", "-V"),
 		},
+	}
+	m.Versions["FUSE over io_uring"] = "no"
+	if overring.Allowed() {
+		m.Versions["FUSE over io_uring"] = "yes"
 	}
 	if cfg.asyncfsd != "" {
 		m.Versions["asyncfsd"] = firstLine(cfg.asyncfsd, "-V")

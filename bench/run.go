@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"asyncfsd/internal/overring"
 )
 
 // bench is the state of one run.
@@ -74,6 +76,10 @@ func (b *bench) prepare(ctx context.Context) error {
 	}
 	if err := needPrograms(needs); err != nil {
 		return err
+	}
+	// NB: before thisMachine asks.
+	if restore, ok := overring.Allow(); ok {
+		b.undo.push("FUSE over io_uring as it was", restore)
 	}
 	work, err := os.MkdirTemp("", "asyncfsd-bench-")
 	if err != nil {

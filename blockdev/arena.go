@@ -28,6 +28,12 @@ const (
 
 	// PayloadMax is the largest payload a buffer takes, in bytes.
 	PayloadMax = largeSize
+
+	// ownPinned is how much of each of a transport's own buffers is registered: what small
+	// requests use. The rest costs memory only when it is used.
+	ownPinned = 128 << 10
+	// ownLarge is how many large buffers there are besides those of a transport's own.
+	ownLarge = 8
 )
 
 // BufID names a payload buffer; 0 is none.
@@ -37,9 +43,13 @@ type BufID uint32
 // belongs to the loop's thread.
 type Arena struct {
 	mem     []byte
-	classes [3]bufClass
+	shared  int         // how much of mem does not belong to a transport
+	classes [4]bufClass // the last one are the transport's own
 	cache   []byte
 }
+
+// classOwn is the index of the class of a transport's own buffers.
+const classOwn = 3
 
 type bufClass struct {
 	mem    []byte
@@ -51,9 +61,17 @@ type bufClass struct {
 }
 
 // NewArena maps the arena with room for a block cache of cacheBytes.
-func NewArena(cacheBytes int) (*Arena, error) {
-	specs := [3][2]int{
+func NewArena(cacheBytes int) (*Arena, error) { return NewArenaOwn(cacheBytes, 0) }
+
+// NewArenaOwn is NewArena with own buffers that are a transport's for ever, each for the largest
+// payload; there are fewer large ones then for everybody.
+func NewArenaOwn(cacheBytes, own int) (*Arena, error) {
+	specs := [4][2]int{
 		{smallSize, smallCount}, {mediumSize, mediumCount}, {largeSize, largeCount},
+		{largeSize, own},
+	}
+	if own > 0 {
+		specs[classOwn-1][1] = ownLarge
 	}
 	page := os.Getpagesize()
 	cacheBytes = (cacheBytes + page - 1) &^ (page - 1)
@@ -72,6 +90,10 @@ func NewArena(cacheBytes int) (*Arena, error) {
 		c := &a.classes[i]
 		c.size, c.stride = s[0], s[0]+HeadRoom+TailRoom
 		c.mem, rest = rest[:c.stride*s[1]], rest[c.stride*s[1]:]
+		if i == classOwn {
+			break
+		}
+		a.shared = total - len(rest)
 		c.free = make([]uint32, 0, s[1])
 		for j := s[1]; j > 0; j-- {
 			c.free = append(c.free, uint32(j-1))
@@ -80,8 +102,17 @@ func NewArena(cacheBytes int) (*Arena, error) {
 	return a, nil
 }
 
-// Mem returns the whole arena, for registration with an engine.
-func (a *Arena) Mem() []byte { return a.mem }
+// Busy returns the memory that much I/O goes to, for registration with an engine.
+func (a *Arena) Busy() [][]byte {
+	all := [][]byte{a.mem[:a.shared]}
+	for i := range len(a.classes[classOwn].mem) / max(1, a.classes[classOwn].stride) {
+		all = append(all, a.Whole(a.Own(i))[:HeadRoom+ownPinned+TailRoom])
+	}
+	return all
+}
+
+// Own returns the buffer i of a transport's own. Put leaves it alone.
+func (a *Arena) Own(i int) BufID { return (classOwn+1)<<24 | BufID(i) }
 
 // CacheMem returns the part reserved for the block cache.
 func (a *Arena) CacheMem() []byte { return a.cache }
@@ -108,6 +139,9 @@ func (a *Arena) Waiting(n int) *asyncq.WaitList { return &a.classes[a.class(n)].
 
 // Put gives a buffer back and wakes the slot that has waited longest for its class.
 func (a *Arena) Put(t *asyncq.Table, id BufID) {
+	if id>>24-1 == classOwn {
+		return
+	}
 	c := &a.classes[id>>24-1]
 	c.free = append(c.free, uint32(id&0xffffff))
 	t.Wake(&c.waiting, 0)
@@ -127,7 +161,7 @@ func (a *Arena) Whole(id BufID) []byte {
 func (a *Arena) Close() error { return unix.Munmap(a.mem) }
 
 func (a *Arena) class(n int) int {
-	for i := range a.classes {
+	for i := range a.classes[:classOwn] {
 		if n <= a.classes[i].size {
 			return i
 		}

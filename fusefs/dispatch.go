@@ -56,15 +56,15 @@ func (t *Transport) dispatch(req []byte) {
 	op.Tag, op.Node = h.Unique, nodeToIno(h.NodeId)
 	op.Cred = vfs.Cred{UID: h.Uid, GID: h.Gid, PID: h.Pid}
 	r := t.reqs.At(s)
-	*r = request{opcode: h.Opcode}
+	*r = request{opcode: h.Opcode, entry: uint32(t.entry)}
 	errno := unix.Errno(0)
 	if changes(h.Opcode) {
 		var data []byte
 		if data, errno = t.decodeWrite(op, r, req); data != nil && errno == 0 {
 			t.keep(op, data) // NB: from here on req may be somebody else's
 		}
-	} else {
-		errno = decode(op, r, req)
+	} else if errno = decode(op, r, req); t.entry != 0 {
+		op.Buf = t.fs.Arena().Own(t.entry - 1)
 	}
 	if errno != 0 {
 		t.fs.Abandon(s)
@@ -92,6 +92,11 @@ func (t *Transport) immediate(h *fuse.InHeader, req []byte) bool {
 		t.fail(h.Unique, 0)
 	case opForget, opBatchForget:
 		t.forget(h, req)
+		if t.entry != 0 {
+			// NB: what READDIRPLUS was told of, and the kernel does not want, it forgets by a
+			// request like any other, which waits for a reply in a ring.
+			t.fail(h.Unique, 0)
+		}
 	case opInterrupt:
 		// Every operation ends by itself in the time of a few disk reads; an EINTR from the read
 		// of a regular file would surprise more than the wait.

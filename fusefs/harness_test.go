@@ -92,7 +92,7 @@ func openImage(t testing.TB, loop *asyncq.Loop, engine asyncq.Engine) *vfs.FS {
 	if err != nil {
 		t.Fatal(err)
 	}
-	arena, err := blockdev.NewArena(8 << 20)
+	arena, err := blockdev.NewArenaOwn(8<<20, RingBuffers(2))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -57,12 +57,22 @@ func (t *Transport) initialise(req []byte) {
 	t.minor = init.Minor
 	t.reply(init.Unique, int(unsafe.Sizeof(*out)))
 	t.started = true
+	switch {
+	case flags&fuse.CAP_OVER_IO_URING != 0:
+		t.log.Debug("requests come over io_uring")
+		t.over.register()
+	case t.over != nil:
+		t.log.Warn("the kernel does not offer FUSE over io_uring")
+	}
 	t.readyOnce.Do(func() { close(t.ready) })
 }
 
 // wants is what this mount asks of the kernel.
 func (t *Transport) wants() uint64 {
 	flags := uint64(wantFlags)
+	if t.over != nil {
+		flags |= fuse.CAP_OVER_IO_URING
+	}
 	if !t.config.NoACL {
 		flags |= fuse.CAP_POSIX_ACL
 	}

@@ -16,6 +16,8 @@ import (
 // Reply encodes the result of an operation and sends it.
 func (t *Transport) Reply(s asyncq.Slot, op *vfs.Op) {
 	r := t.reqs.At(s)
+	t.entry = int(r.entry)
+	defer func() { t.entry = 0 }()
 	if op.Killed {
 		t.attrsChanged(op.Node) // the kernel asked for it, but keeps the mode that it knows
 	}
@@ -106,6 +108,11 @@ func (t *Transport) replyPayload(op *vfs.Op) (taken bool) {
 	}
 	whole := t.fs.Arena().Whole(op.Buf)
 	start := blockdev.HeadRoom + int(op.BufOff) - headerSize
+	if t.entry != 0 {
+		t.over.reply(t.entry-1, &fuse.OutHeader{Length: uint32(headerSize) + op.N, Unique: op.Tag},
+			whole[start+headerSize:][:op.N])
+		return true
+	}
 	// NB: BufOff is a multiple of nothing in particular, so that the header may be unaligned;
 	// it overwrites at most the widened head of the first sector, which is not sent.
 	h := fuse.OutHeader{Length: uint32(headerSize) + op.N, Unique: op.Tag}

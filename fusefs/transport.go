@@ -67,6 +67,11 @@ type Config struct {
 	// ColdOpens has every open forget what the kernel has cached of the file or directory, so that
 	// reads are seen here and can set the time of access.
 	ColdOpens bool
+	// Rings, if not nil, has the kernel send requests over io_uring, if it can. It is the engine of
+	// the loop; Possible is how many processors the machine may have, and the arena has
+	// RingBuffers of them.
+	Rings    Rings
+	Possible int
 }
 
 // request is what the transport keeps of a request besides its Op. No pointers.
@@ -75,6 +80,7 @@ type request struct {
 	cmd    uint32 // ioctl
 	size   uint32 // room for the answer, where the request says so
 	flags  uint32 // OPEN and CREATE: of open(2)
+	entry  uint32 // the entry of a ring that it came by, and 1; 0 for /dev/fuse
 	// reserved says that the slot is one of the reserved ones.
 	reserved bool
 }
@@ -101,6 +107,10 @@ type Transport struct {
 	// WRITE and none was free yet.
 	hand blockdev.BufID
 	out  outBuffer
+	// over is what there is of rings, nil for none; entry is the one (and 1) that the request in
+	// hand came by, and its reply goes to.
+	over  *overRing
+	entry int
 	// lookups says what the kernel knows. orphans are the inodes that wait for their eviction, and
 	// evictsReserved how many evictions have a reserved slot.
 	lookups        lookups
@@ -152,6 +162,14 @@ func New(fs *vfs.FS, fd int, c Config) (*Transport, error) {
 	t.id = l.Register("fuse", t)
 	t.front = fs.AddFront(t)
 	l.AddIntake(t)
+	if c.Rings != nil {
+		over, err := newOverRing(t, c.Rings, c.Possible)
+		if err != nil {
+			return nil, fmt.Errorf("/dev/fuse: %w", err)
+		}
+		t.over = over
+		l.AddIntake(over)
+	}
 	l.Engine().Poll(fd, asyncq.MakeToken(t.id, 0, 0))
 	return t, nil
 }
@@ -249,6 +267,11 @@ func (t *Transport) receive() {
 // hand, which goes with it, or in a smaller one that it is copied to. It leaves op.Size alone.
 func (t *Transport) keep(op *vfs.Op, data []byte) {
 	arena := t.fs.Arena()
+	if t.entry != 0 {
+		op.Buf = arena.Own(t.entry - 1)
+		copy(arena.Payload(op.Buf), data)
+		return
+	}
 	small := op.Code != vfs.OpWrite || len(data) <= copyMax
 	if small && arena.Free(len(data)) > copySpare {
 		op.Buf = arena.Get(len(data))
@@ -269,9 +292,18 @@ func (t *Transport) stop(err error) {
 	t.loop.Stop()
 }
 
-// send writes one reply, and says whether the kernel took it. It does not block: /dev/fuse takes a
-// reply or refuses it.
+// send sends one reply, and says whether the kernel took it; one by a ring it takes, or the mount
+// is gone.
 func (t *Transport) send(p []byte) (taken bool) {
+	if t.entry == 0 {
+		return t.write(p)
+	}
+	t.over.reply(t.entry-1, in[fuse.OutHeader](p), p[headerSize:])
+	return true
+}
+
+// write writes a reply, or a notification. It does not block: /dev/fuse takes it or refuses it.
+func (t *Transport) write(p []byte) (taken bool) {
 	for {
 		_, _, errno := unix.RawSyscall(unix.SYS_WRITE, uintptr(t.fd),
 			uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)))
@@ -309,7 +341,7 @@ func (t *Transport) attrsChanged(ino ext4.Ino) {
 	*out = fuse.NotifyInvalInodeOut{Ino: inoToNode(ino), Off: -1}
 	n := headerSize + int(unsafe.Sizeof(*out))
 	t.out.header = fuse.OutHeader{Length: uint32(n), Status: -fuse.NOTIFY_INVAL_INODE}
-	t.send(unsafe.Slice((*byte)(unsafe.Pointer(&t.out)), n))
+	t.write(unsafe.Slice((*byte)(unsafe.Pointer(&t.out)), n))
 }
 
 const headerSize = int(unsafe.Sizeof(fuse.OutHeader{}))

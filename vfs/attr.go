@@ -40,7 +40,15 @@ func (fs *FS) attr(in *ext4.Inode, out *Attr) {
 	out.Mode &^= o.Umask
 }
 
-func prepareStatfs(*FS, *Tx, *Op) error { return nil }
+// prepareStatfs has what was deleted before be free, as far as that takes less than so many
+// evictions: a file is freed when the kernel forgets it, after unlink has returned.
+func prepareStatfs(fs *FS, tx *Tx, op *Op) error {
+	const most = 32
+	if fs.w != nil && fs.w.evicting > 0 && op.attempts < most {
+		return tx.stallOn(&fs.w.evicted, wantEvicted)
+	}
+	return nil
+}
 
 // prepareAccess checks the mode bits for mounts without default_permissions; with it, the
 // kernel never asks.

@@ -17,7 +17,8 @@ type damage struct {
 // goes on, writes nothing any more, or ends everything.
 func (w *writer) damaged(op *Op, err *ext4.CorruptError) {
 	d := &w.damage
-	d.last, d.lastOp = ext4.ErrorRecord{When: now(), Ino: err.Ino, Block: err.Where}, op.Code
+	d.last, d.lastOp = ext4.ErrorRecord{When: now(), Ino: err.Ino, Block: err.Where,
+		Err: err}, op.Code
 	if d.count == 0 {
 		d.first, d.firstOp = d.last, d.lastOp
 	}
@@ -34,9 +35,12 @@ func (w *writer) damaged(op *Op, err *ext4.CorruptError) {
 // record writes down, at the end, what damage was found, and why the journal was given up. What
 // cannot be written any more is left out: the log says what happened.
 func (w *writer) record() {
+	if w.mmp != nil && w.mmp.lost {
+		return // it is somebody else's superblock
+	}
 	if w.aborted != 0 && !w.down {
 		if w.damage.count == 0 {
-			r := ext4.ErrorRecord{When: now()}
+			r := ext4.ErrorRecord{When: now(), Err: w.aborted}
 			w.damage = damage{1, r, r, OpWrite, OpWrite}
 		}
 		if w.log != nil {

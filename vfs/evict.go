@@ -101,10 +101,15 @@ func prepareEvict(fs *FS, tx *Tx, op *Op) error {
 	case evictBlocks:
 		return fs.evictBlocks(tx, op, in)
 	}
-	if err := fs.vol.RemoveOrphan(tx, fs.w.orphans, in); err != nil {
+	if err := fs.vol.FreeXattrs(tx, in); err == ext4.ErrContinue {
+		if err := fs.write(tx, in); err != nil {
+			return err
+		}
+		return ext4.ErrContinue
+	} else if err != nil {
 		return err
 	}
-	if err := fs.vol.FreeXattrs(tx, in); err != nil {
+	if err := fs.vol.RemoveOrphan(tx, fs.w.orphans, in); err != nil {
 		return err
 	}
 	in.Size, in.Dtime = 0, uint32(op.now.Sec)

@@ -163,9 +163,15 @@ func TestExhaustive(t *testing.T) {
 		check(t, os.WriteFile(path, bytes.Repeat([]byte(name[:1]), size), 0o600))
 	}
 	check(t, os.Mkdir(filepath.Join(dir, "z"), 0o755))
-	base, err := os.ReadFile(mkfs(t, 4<<20, "-t", "ext4", "-b", "1024", "-N", "64", "-J", "size=1",
-		"-d", dir))
-	check(t, err)
+	args := []string{"-t", "ext4", "-b", "1024", "-N", "64", "-J", "size=1", "-d", dir}
+	exhaust(t, must[[]byte](t)(os.ReadFile(mkfs(t, 4<<20, args...))), *exhaustiveEvery, true)
+	args = append(args, "-O", "bigalloc", "-C", "4096")
+	clusters := must[[]byte](t)(os.ReadFile(mkfs(t, 8<<20, args...)))
+	exhaust(t, clusters, max(1, 2*(*exhaustiveEvery)-1), false)
+}
+
+// exhaust tries one of every so many sequences of two operations, and all single ones if asked to.
+func exhaust(t *testing.T, base []byte, every int, singles bool) {
 	n, images := 0, 0
 	run := func(steps ...crashStep) {
 		images += crashRun(t, base, steps, uint64(n))
@@ -175,12 +181,12 @@ func TestExhaustive(t *testing.T) {
 			for _, second := range crashOps {
 				for last := crashFsync; last < crashSyncs; last++ {
 					n++
-					if !t.Failed() && n%*exhaustiveEvery == 0 {
+					if !t.Failed() && n%every == 0 {
 						run(crashStep{first, sync}, crashStep{second, last})
 					}
 				}
 			}
-			if !t.Failed() && sync != crashNoSync {
+			if !t.Failed() && singles && sync != crashNoSync {
 				run(crashStep{first, sync})
 			}
 		}

@@ -38,5 +38,16 @@ func (fs *FS) StallOnce() *int {
 	return n
 }
 
+// Credits returns the most blocks that one step of each operation changes, with quotas.
+func Credits() (list []int) {
+	for _, row := range opTable {
+		list = append(list, row.credits+row.quota)
+	}
+	return list
+}
+
+// EditsMax is the most blocks an attempt may change.
+const EditsMax = editsMax
+
 // Corruptions returns how many damaged structures operations have met.
 func (fs *FS) Corruptions() uint64 { return fs.corruptions }

@@ -30,12 +30,21 @@ func prepareFallocate(fs *FS, tx *Tx, op *Op) error {
 		return unix.EINVAL
 	case end < op.Off || end > fs.vol.SizeMax(in) && !punch:
 		return unix.EFBIG
-	case !punch && in.Flags&ext4.FlagExtents == 0:
+	case !punch && in.Flags&(ext4.FlagExtents|ext4.FlagInlineData) == 0:
 		return unix.EOPNOTSUPP
+	case op.phase == inlineMoved:
+		return fs.publishInline(tx, op, in)
 	}
+	inline := in.Flags&ext4.FlagInlineData != 0
 	first, last := ext4.Lblk(op.Off>>fs.vol.BlockBits), ext4.Lblk((end-1)>>fs.vol.BlockBits)
+	if inline {
+		first = 0
+	}
 	if err := tx.lockRange(op.Node, first, last); err != nil {
 		return err
+	}
+	if inline {
+		return fs.moveInline(tx, op, in)
 	}
 	if err := fs.growable(end); err != nil && !punch && op.phase == truncBegin {
 		return err
@@ -147,14 +156,28 @@ func (fs *FS) fill(tx *Tx, op *Op, in *ext4.Inode, end uint64) error {
 
 func (fs *FS) allocUnwritten(tx *Tx, op *Op, in *ext4.Inode, lblk ext4.Lblk, n uint32) (uint32,
 	error) {
-	goal, err := fs.vol.Goal(tx, in, lblk)
+	v := fs.vol
+	b, n, owned, err := v.HolePlace(tx, in, lblk, n)
 	if err != nil {
 		return 0, err
 	}
-	b, n, err := fs.vol.AllocBlocks(tx, ext4.Alloc{Goal: goal, Want: n, Root: fs.root(op)})
-	if err != nil {
-		return 0, err
+	if !owned {
+		goal, err := v.Goal(tx, in, lblk)
+		if err != nil {
+			return 0, err
+		}
+		within := v.InCluster(lblk)
+		want, err := fs.allowed(tx, op, in, within+n)
+		if err != nil {
+			return 0, err
+		}
+		first, got, err := v.AllocBlocks(tx, ext4.Alloc{Goal: goal, Want: want,
+			Root: fs.root(op)})
+		if err != nil {
+			return 0, err
+		}
+		in.Sectors += uint64(got) << (v.BlockBits - 9)
+		b, n = first+ext4.Block(within), min(n, got-within)
 	}
-	in.Sectors += uint64(n) << (fs.vol.BlockBits - 9)
-	return n, fs.vol.InsertRun(tx, in, lblk, b, n, true)
+	return n, v.InsertRun(tx, in, lblk, b, n, true)
 }

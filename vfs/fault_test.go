@@ -44,6 +44,8 @@ func faultScript(b *memBed) (errs []error) {
 		note(b.Fallocate(f.Ino, 0, 60000, 20000))
 		note(b.Setxattr(f.Ino, "user.small", []byte("value"), 0))
 		note(b.Setxattr(f.Ino, "user.large", bytes.Repeat([]byte("v"), 600), 0))
+		note(b.Setxattr(f.Ino, "user.value", bytes.Repeat([]byte("i"), 3000), 0))
+		note(b.Setxattr(f.Ino, "user.value", bytes.Repeat([]byte("j"), 3000), 0))
 		note(b.Fsync(f.Ino))
 		note(b.Link(f.Ino, root, "link"))
 		note(b.Rename(root, "file", root, "moved", 0))
@@ -85,7 +87,8 @@ var faultKinds = map[string]blockdev.FaultRule{
 // step gives another error than EIO or EROFS, or one that follows from a step before, and what is
 // on the device then is recovered clean.
 func TestFaults(t *testing.T) {
-	path := mkfs(t, 4<<20, "-t", "ext4", "-b", "1024", "-N", "512", "-J", "size=1")
+	path := mkfs(t, 4<<20, "-t", "ext4", "-b", "1024", "-N", "512", "-J", "size=1", "-O",
+		"ea_inode")
 	base, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)

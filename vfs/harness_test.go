@@ -20,6 +20,8 @@ type setting struct {
 	seed  uint64 // order in which queued slots run
 	stall bool   // every block access stalls once
 	wrap  func(blockdev.Device) blockdev.Device
+	// limits of users' quotas are enforced.
+	limits bool
 }
 
 // bed is an image served to a client by this goroutine.

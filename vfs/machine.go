@@ -117,6 +117,9 @@ func New(c Config) (*FS, error) {
 			return nil, err
 		}
 		if err := fs.w.cleanOrphans(); err != nil {
+			if fs.w.mmp != nil {
+				_ = fs.w.mmp.halt()
+			}
 			return nil, err
 		}
 	}
@@ -192,6 +195,9 @@ func (fs *FS) Submit(s asyncq.Slot) {
 		if opTable[op.Code].credits > 0 {
 			op.now, op.seed = now(), rand.Uint32()
 		}
+		if op.Code == OpEvict {
+			fs.w.evicting++
+		}
 	}
 	fs.loop.Table.Desc(s).Stage = stagePrepare
 	fs.loop.Table.Queue(s)
@@ -238,6 +244,14 @@ func (fs *FS) attempt(s asyncq.Slot, op *Op) {
 		fs.loop.Table.Park(s, tx.kind)
 		return
 	}
+	if err == unix.ENOSPC && fs.w != nil && fs.w.evicting > 0 && op.Code != OpEvict {
+		// NB: not for ever. Each eviction ends, and nobody can begin one without having deleted.
+		fs.unpin(op)
+		op.attempts = 0
+		fs.loop.Table.Want(&fs.w.evicted, s)
+		fs.loop.Table.Park(s, wantEvicted)
+		return
+	}
 	switch err {
 	case nil:
 		fs.prepared(s, op)
@@ -268,7 +282,11 @@ func (fs *FS) prepare(tx *Tx, op *Op) error {
 	if fs.w == nil {
 		return unix.EROFS
 	}
-	if err := fs.w.admit(tx, row.credits); err != nil {
+	credits := row.credits
+	if fs.w.quotas != nil {
+		credits += row.quota
+	}
+	if err := fs.w.admit(tx, credits); err != nil {
 		return err
 	}
 	tx.beginEdits()

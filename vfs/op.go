@@ -99,7 +99,8 @@ type piece struct {
 	lblk    ext4.Lblk
 	phys    ext4.Block
 	n       uint32
-	convert bool // was unwritten, and part of the file before; else reserved
+	convert bool // was unwritten, and part of the file before; else a hole
+	owned   bool // in a cluster that is the file's before; else reserved
 }
 
 // piecesMax is the most ranges of blocks that one round of a write makes part of its file.
@@ -248,8 +249,10 @@ const (
 	wantBlock    uint8 = iota + 1 // a metadata block (block cache), or a ticket to wait for one
 	wantBuffer                    // a payload buffer (arena)
 	wantData                      // its own data I/O
+	wantEvicted                   // the blocks of a deleted file
 	wantJournal                   // room in the journal, a commit, or the machine's own I/O
 	wantRange                     // a range of a file
+	wantTime                      // that some time passes
 	wantInjected                  // nothing: a stall injected by a test
 )
 
@@ -260,8 +263,9 @@ type prepareFunc func(fs *FS, tx *Tx, op *Op) error
 type opRow struct {
 	name    string
 	prepare prepareFunc
-	// credits of an operation that writes: the most blocks that one step of it changes.
-	credits int
+	// credits of an operation that writes: the most blocks that one step of it changes; quota is
+	// how many more there are on a filesystem that has quotas.
+	credits, quota int
 }
 
 // Credits, in blocks. A bitmap comes with its group descriptor.
@@ -277,47 +281,67 @@ const (
 	// creditsEntry: a leaf that splits, index blocks of 3 levels that split, each with mapping.
 	creditsEntry = 4*(1+creditsAlloc) + creditsTree + 4
 	creditsXattr = 2*creditsAlloc + 3
+	// creditsDrop: a value in an inode of its own that is given up.
+	creditsDrop = creditsInode + creditsOrphan
+	// creditsValue: such a value of 64 KiB in blocks of 1 KiB, in two runs, and its inode.
+	creditsValue = 64 + 2*creditsAlloc + creditsInode + creditsAlloc + 1
 	// creditsNew: a new inode with bitmap, block bitmap of an unused group, and attributes.
 	creditsNew = creditsInode + creditsAlloc + 1 + creditsXattr
+	// creditsOwner: the quotas of whom one inode belongs to: user, group and project.
+	creditsOwner = 3
+	// creditsNewOwner: the same where each needs a new entry, in a leaf and three indexes that are
+	// new, too: bitmap, index above, header and inode of the file with that.
+	creditsNewOwner = creditsOwner * (4 + creditsAlloc + 3)
 	// creditsRemove: what one call of RemoveRuns changes.
 	creditsRemove = 40
 )
 
 var opTable = [opCount]opRow{
-	OpLookup:      {"lookup", prepareLookup, 0},
-	OpGetattr:     {"getattr", prepareGetattr, 0},
-	OpReadlink:    {"readlink", prepareReadlink, 0},
-	OpRead:        {"read", prepareRead, 0},
-	OpReaddir:     {"readdir", prepareReaddir, 0},
-	OpReaddirPlus: {"readdirplus", prepareReaddir, 0},
-	OpStatfs:      {"statfs", prepareStatfs, 0},
-	OpGetxattr:    {"getxattr", prepareGetxattr, 0},
-	OpListxattr:   {"listxattr", prepareListxattr, 0},
-	OpAccess:      {"access", prepareAccess, 0},
-	OpLseek:       {"lseek", prepareLseek, 0},
-	OpBmap:        {"bmap", prepareBmap, 0},
+	OpLookup:      {"lookup", prepareLookup, 0, 0},
+	OpGetattr:     {"getattr", prepareGetattr, 0, 0},
+	OpReadlink:    {"readlink", prepareReadlink, 0, 0},
+	OpRead:        {"read", prepareRead, 0, 0},
+	OpReaddir:     {"readdir", prepareReaddir, 0, 0},
+	OpReaddirPlus: {"readdirplus", prepareReaddir, 0, 0},
+	OpStatfs:      {"statfs", prepareStatfs, 0, 0},
+	OpGetxattr:    {"getxattr", prepareGetxattr, 0, 0},
+	OpListxattr:   {"listxattr", prepareListxattr, 0, 0},
+	OpAccess:      {"access", prepareAccess, 0, 0},
+	OpLseek:       {"lseek", prepareLseek, 0, 0},
+	OpBmap:        {"bmap", prepareBmap, 0, 0},
 
-	OpSetattr:     {"setattr", prepareSetattr, creditsRemove + creditsOrphan + creditsXattr + 1},
-	OpMknod:       {"mknod", prepareMknod, creditsNew + creditsEntry + 1},
-	OpMkdir:       {"mkdir", prepareMkdir, creditsNew + creditsEntry + 4},
-	OpSymlink:     {"symlink", prepareSymlink, creditsNew + creditsEntry + 4},
-	OpTmpfile:     {"tmpfile", prepareTmpfile, creditsNew + creditsOrphan},
-	OpLink:        {"link", prepareLink, creditsEntry + creditsOrphan + 2},
-	OpUnlink:      {"unlink", prepareUnlink, creditsOrphan + 4},
-	OpRmdir:       {"rmdir", prepareRmdir, creditsOrphan + 4},
-	OpRename:      {"rename", prepareRename, creditsEntry + creditsNew + creditsOrphan + 8},
-	OpWrite:       {"write", prepareWrite, piecesMax*(creditsAlloc+8) + creditsTree + 1},
-	OpFsync:       {"fsync", prepareFsync, 0},
-	OpFallocate:   {"fallocate", prepareFallocate, creditsRemove + creditsTree + creditsAlloc + 1},
-	OpSetxattr:    {"setxattr", prepareSetxattr, creditsXattr + 1},
-	OpRemovexattr: {"removexattr", prepareRemovexattr, creditsXattr + 1},
-	OpSetflags:    {"setflags", prepareSetflags, creditsInode},
-	OpSetproject:  {"setproject", prepareSetproject, creditsInode},
-	OpSetlabel:    {"setlabel", prepareSetlabel, 1},
-	OpTrim:        {"trim", prepareTrim, 2 * groupsPerTrim},
-	OpShutdown:    {"shutdown", prepareShutdown, 0},
-	OpTouch:       {"touch", prepareTouch, creditsInode},
-	OpEvict:       {"evict", prepareEvict, creditsRemove + creditsXattr + creditsOrphan + 4},
+	OpSetattr: {"setattr", prepareSetattr,
+		creditsRemove + creditsOrphan + creditsXattr + 1, creditsNewOwner + creditsOwner},
+	OpMknod: {"mknod", prepareMknod,
+		creditsNew + creditsEntry + 1, creditsNewOwner + creditsOwner},
+	OpMkdir: {"mkdir", prepareMkdir,
+		creditsNew + creditsEntry + 4, creditsNewOwner + creditsOwner},
+	OpSymlink: {"symlink", prepareSymlink,
+		creditsNew + creditsEntry + 4, creditsNewOwner + creditsOwner},
+	OpTmpfile: {"tmpfile", prepareTmpfile, creditsNew + creditsOrphan, creditsNewOwner},
+	OpLink:    {"link", prepareLink, creditsEntry + creditsOrphan + 2, creditsOwner},
+	OpUnlink:  {"unlink", prepareUnlink, creditsOrphan + 4, 0},
+	OpRmdir:   {"rmdir", prepareRmdir, creditsOrphan + 4, 0},
+	OpRename: {"rename", prepareRename,
+		creditsEntry + creditsNew + creditsOrphan + 8, creditsNewOwner + 2*creditsOwner},
+	OpWrite: {"write", prepareWrite,
+		piecesMax*(creditsAlloc+8) + creditsTree + 1, creditsOwner},
+	OpFsync: {"fsync", prepareFsync, 0, 0},
+	OpFallocate: {"fallocate", prepareFallocate,
+		creditsRemove + creditsTree + creditsAlloc + 1, creditsOwner},
+	OpSetxattr: {"setxattr", prepareSetxattr,
+		creditsXattr + creditsValue + creditsDrop + 1, creditsOwner},
+	OpRemovexattr: {"removexattr", prepareRemovexattr,
+		creditsXattr + creditsDrop + 1, creditsOwner},
+	OpSetflags: {"setflags", prepareSetflags, creditsInode, 0},
+	OpSetproject: {"setproject", prepareSetproject,
+		creditsInode, creditsNewOwner + creditsOwner},
+	OpSetlabel: {"setlabel", prepareSetlabel, 1, 0},
+	OpTrim:     {"trim", prepareTrim, 2 * groupsPerTrim, 0},
+	OpShutdown: {"shutdown", prepareShutdown, 0, 0},
+	OpTouch:    {"touch", prepareTouch, creditsInode, 0},
+	OpEvict: {"evict", prepareEvict,
+		creditsRemove + creditsXattr + creditsOrphan + 4, creditsOwner},
 }
 
 // String returns the operation's name.

@@ -18,12 +18,15 @@ type rangeLock struct {
 
 const lblkLast = ^ext4.Lblk(0)
 
-// lockRange locks blocks of an inode for the operation, until it is over.
+// lockRange locks blocks of an inode for the operation, until it is over. With bigalloc these are
+// whole clusters, since a block may have to go where its neighbours are.
 func (tx *Tx) lockRange(ino ext4.Ino, first, last ext4.Lblk) error {
 	w := tx.fs.w
 	if tx.op.locked {
 		return nil
 	}
+	cluster := ext4.Lblk(1)<<tx.fs.vol.ClusterBits - 1
+	first, last = first&^cluster, last|cluster
 	for i := range w.locks {
 		l := &w.locks[i]
 		if l.ino == ino && l.first <= last && first <= l.last {

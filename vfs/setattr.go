@@ -25,8 +25,11 @@ func prepareSetattr(fs *FS, tx *Tx, op *Op) error {
 	if err := fs.readInode(tx, op.Node, in); err != nil {
 		return err
 	}
-	if op.phase == truncFree {
+	switch op.phase {
+	case truncFree:
 		return fs.freeTail(tx, op, in)
+	case inlineMoved:
+		return fs.publishInline(tx, op, in)
 	}
 	if in.Flags&ext4.FlagImmutable != 0 || in.Flags&ext4.FlagAppend != 0 && !appendable(op) {
 		return unix.EPERM
@@ -91,6 +94,9 @@ func (fs *FS) sizeSteps(tx *Tx, op *Op, in *ext4.Inode) (done bool, err error) {
 	if err := tx.lockRange(op.Node, first, lblkLast); err != nil {
 		return false, err
 	}
+	if in.Flags&ext4.FlagInlineData != 0 {
+		return fs.truncateInline(tx, op, in)
+	}
 	if size >= in.Size {
 		return true, fs.growable(size)
 	}
@@ -144,7 +150,10 @@ func (fs *FS) setAttributes(tx *Tx, op *Op, in *ext4.Inode) error {
 func (fs *FS) freeTail(tx *Tx, op *Op, in *ext4.Inode) error {
 	bits := fs.vol.BlockBits
 	from := ext4.Lblk((in.Size + 1<<bits - 1) >> bits)
-	next, err := fs.vol.RemoveRuns(tx, in, from, op.to)
+	next, err := op.to, error(nil)
+	if fs.vol.HasMapping(in) { // an orphan of the last mount may have its data inside
+		next, err = fs.vol.RemoveRuns(tx, in, from, op.to)
+	}
 	if err != nil && err != ext4.ErrContinue {
 		return err
 	}

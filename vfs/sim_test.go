@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"flag"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -115,11 +116,13 @@ func (b *memBed) close() {
 	_ = b.loop.Close()
 }
 
-// simState is what the model knows after an operation: names to files, and files to contents.
+// simState is what the model knows after an operation: names to files, and files to contents and
+// attributes.
 type simState struct {
 	names map[string]int
 	data  map[int][]byte
-	begun int // point of the device's time at which the operation began
+	attr  map[int]string // the one attribute, all of whose bytes are the same
+	begun int            // point of the device's time at which the operation began
 	// partial is a file that the operation before may have made longer by and by.
 	partial int
 }
@@ -131,7 +134,7 @@ const (
 )
 
 func (s *simState) clone() *simState {
-	c := &simState{names: map[string]int{}, data: map[int][]byte{}}
+	c := &simState{names: map[string]int{}, data: map[int][]byte{}, attr: maps.Clone(s.attr)}
 	for k, v := range s.names {
 		c.names[k] = v
 	}
@@ -156,6 +159,17 @@ type simRun struct {
 	inos     map[int]ext4.Ino
 	files    int
 	data     map[int]int // file to the first state whose data may be seen, after a power cut
+	small    bool        // sizes around those of data in inodes
+	values   bool        // attributes of sizes that need inodes of their own
+	owners   bool        // files change owners, which quotas count
+}
+
+// size makes up a number of bytes below n.
+func (r *simRun) size(n int) int {
+	if r.small && r.rng.IntN(8) > 0 {
+		n /= 75
+	}
+	return r.rng.IntN(n)
 }
 
 func TestSim(t *testing.T) {
@@ -163,7 +177,13 @@ func TestSim(t *testing.T) {
 		"ext4-1k": {"-t", "ext4", "-b", "1024", "-J", "size=1"},
 		"ext4":    {"-t", "ext4", "-b", "4096", "-J", "size=4"},
 		"ext3-1k": {"-t", "ext3", "-b", "1024", "-J", "size=1"},
+		"inline":  {"-t", "ext4", "-b", "1024", "-I", "512", "-O", "inline_data", "-J", "size=1"},
+		"quota":   {"-t", "ext4", "-b", "1024", "-O", "quota,project", "-J", "size=1"},
+		"values":  {"-t", "ext4", "-b", "1024", "-O", "ea_inode,quota", "-J", "size=1"},
 		"old": {"-t", "ext4", "-b", "1024", "-O", "^metadata_csum,uninit_bg,^64bit", "-J",
+			"size=1"},
+		"cluster": {"-t", "ext4", "-b", "4096", "-O", "bigalloc", "-C", "16384", "-J", "size=4"},
+		"cluster-1k": {"-t", "ext4", "-b", "1024", "-O", "bigalloc,quota", "-C", "16384", "-J",
 			"size=1"},
 	}
 	for name, args := range kinds {
@@ -174,7 +194,7 @@ func TestSim(t *testing.T) {
 		}
 		for _, seed := range simSeedList() {
 			t.Run(fmt.Sprintf("%s/%d", name, seed), func(t *testing.T) {
-				simulate(t, slices.Clone(base), seed)
+				simulate(t, slices.Clone(base), seed, name)
 			})
 		}
 	}
@@ -183,7 +203,8 @@ func TestSim(t *testing.T) {
 func newSimRun(t *testing.T, b *memBed, seed uint64) *simRun {
 	return &simRun{t: t, b: b, rng: rand.New(rand.NewPCG(seed, 3)), touched: map[int]int{},
 		written: map[int]int{}, inos: map[int]ext4.Ino{},
-		states: []*simState{{names: map[string]int{}, data: map[int][]byte{}}}}
+		states: []*simState{{names: map[string]int{}, data: map[int][]byte{},
+			attr: map[int]string{}}}}
 }
 
 // simSeedList is what seeds to run: those that once found something come last.
@@ -202,12 +223,14 @@ func simSeedList() (list []uint64) {
 	return list
 }
 
-func simulate(t *testing.T, data []byte, seed uint64) {
+func simulate(t *testing.T, data []byte, seed uint64, kind string) {
 	b, err := openMem(data, seed, seed%3 == 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	r := newSimRun(t, b, seed)
+	r.small, r.values = kind == "inline", kind == "values"
+	r.owners = r.values || kind == "quota" || kind == "cluster-1k"
 	for range *simOps {
 		r.operation()
 		if t.Failed() {
@@ -255,10 +278,15 @@ func (r *simRun) operation() {
 		err = r.create(s, name, exists)
 	case !exists:
 		return
+	case r.values && k < 6:
+		err = r.setAttr(s, id)
+	case r.owners && k < 7:
+		owner := vfs.Attr{UID: r.rng.Uint32N(1 << 20), GID: r.rng.Uint32N(5)}
+		_, err = r.b.Setattr(r.inos[id], vfs.SetUID|vfs.SetGID, owner)
 	case k < 9:
 		err = r.write(s, id)
 	case k < 11:
-		size := r.rng.IntN(40000)
+		size := r.size(40000)
 		err = r.b.Truncate(r.inos[id], uint64(size))
 		p := make([]byte, size)
 		copy(p, s.data[id])
@@ -276,7 +304,7 @@ func (r *simRun) operation() {
 			r.touched[id] = len(r.states)
 		}
 	case k < 16:
-		off, n := r.rng.IntN(40000), 1+r.rng.IntN(20000)
+		off, n := r.size(40000), 1+r.size(20000)
 		err = r.b.Fallocate(r.inos[id], unix.FALLOC_FL_KEEP_SIZE|unix.FALLOC_FL_PUNCH_HOLE,
 			uint64(off), uint64(n))
 		p := slices.Clone(s.data[id])
@@ -314,7 +342,7 @@ func (r *simRun) create(s *simState, name string, exists bool) error {
 }
 
 func (r *simRun) write(s *simState, id int) error {
-	off, n := r.rng.IntN(30000), 1+r.rng.IntN(9000)
+	off, n := r.size(30000), 1+r.size(9000)
 	if r.rng.IntN(2) == 0 {
 		off = len(s.data[id])
 	}
@@ -331,6 +359,19 @@ func (r *simRun) write(s *simState, id int) error {
 	} // else in one tick of the clock: no transaction knows of it
 	return err
 }
+
+// setAttr sets or removes the attribute of a file; equal values come up often.
+func (r *simRun) setAttr(s *simState, id int) error {
+	r.touched[id] = len(r.states)
+	if _, ok := s.attr[id]; ok && r.rng.IntN(3) == 0 {
+		delete(s.attr, id)
+		return r.b.Removexattr(r.inos[id], simAttr)
+	}
+	s.attr[id] = strings.Repeat(string(rune('a'+r.rng.IntN(3))), 1+r.rng.IntN(3)*3000)
+	return r.b.Setxattr(r.inos[id], simAttr, []byte(s.attr[id]), 0)
+}
+
+const simAttr = "user.attribute"
 
 // sync has one file or everything made durable, and notes what that promises.
 func (r *simRun) sync(id int, everything bool) {
@@ -410,7 +451,7 @@ func (r *simRun) matches(b *memBed, first, last int, prefix string) (why string)
 	if err != nil {
 		return err.Error()
 	}
-	have := map[string][]byte{}
+	have, attr := map[string][]byte{}, map[string]string{}
 	for _, e := range entries {
 		if e.Type != ext4.FileType(unix.S_IFREG) && strings.HasPrefix(e.Name, prefix) {
 			have[e.Name] = nil
@@ -424,10 +465,15 @@ func (r *simRun) matches(b *memBed, first, last int, prefix string) (why string)
 				return fmt.Sprintf("%s: read %d of %d: %v", e.Name, n, len(p), err)
 			}
 			have[e.Name] = p
+			value, err := b.Getxattr(e.Ino, simAttr)
+			if err != nil && err != unix.ENODATA {
+				return fmt.Sprintf("%s: attribute: %v", e.Name, err)
+			}
+			attr[e.Name] = string(value)
 		}
 	}
 	for i := last; i >= first; i-- {
-		reason := r.matchesState(have, i, first, last)
+		reason := r.matchesState(have, attr, i, first, last)
 		if reason == "" {
 			return ""
 		}
@@ -436,9 +482,10 @@ func (r *simRun) matches(b *memBed, first, last int, prefix string) (why string)
 	return why
 }
 
-// matchesState compares with the names and sizes of a state. Data that are overwritten in place
-// may be of any state in question.
-func (r *simRun) matchesState(have map[string][]byte, state, first, last int) string {
+// matchesState compares with the names, sizes and attributes of a state. Data that are overwritten
+// in place may be of any state in question.
+func (r *simRun) matchesState(have map[string][]byte, attr map[string]string, state, first,
+	last int) string {
 	s := r.states[state]
 	if len(have) != len(s.names) {
 		return fmt.Sprintf("%d names instead of %d", len(have), len(s.names))
@@ -453,6 +500,10 @@ func (r *simRun) matchesState(have map[string][]byte, state, first, last int) st
 		}
 		if len(p) != len(s.data[id]) && !r.partly(id, len(p), state, last) {
 			return fmt.Sprintf("%s has %d bytes instead of %d", name, len(p), len(s.data[id]))
+		}
+		if a := attr[name]; a != s.attr[id] {
+			return fmt.Sprintf("%s has %.1q of %d bytes instead of %.1q of %d", name, a, len(a),
+				s.attr[id], len(s.attr[id]))
 		}
 	bytes:
 		for i, x := range p {

@@ -118,6 +118,15 @@ func (tx *Tx) beginEdits() {
 	tx.edits.n, tx.edits.nrev, tx.random = 0, 0, tx.op.seed
 	tx.fs.w.space.Begin()
 	tx.fs.w.orphans.Begin()
+	if q := tx.fs.w.quotas; q != nil {
+		q.Exempt(exempt(tx.op))
+	}
+}
+
+// exempt says whether an operation may exceed the limits of quotas, as root may. Nobody knows who
+// has written what comes from the page cache: the limits hold then.
+func exempt(op *Op) bool {
+	return op.Cred.UID == 0 && (op.Code != OpWrite || op.Arg&WriteCached == 0)
 }
 
 // rollback undoes what the attempt has changed.
@@ -152,6 +161,7 @@ func (tx *Tx) publish() {
 		tx.fs.cache.Edited(uint64(e.list[i].block))
 	}
 	w.revokes = append(w.revokes, e.revokes[:e.nrev]...)
+	w.evictions = append(w.evictions, w.space.Gone()...) // see writer.over
 	tx.op.tid = w.runningTid()
 	e.n, e.nrev = 0, 0
 	w.touched()

@@ -29,17 +29,29 @@ func prepareWrite(fs *FS, tx *Tx, op *Op) error {
 	if err := fs.writable(tx, op); err != nil {
 		return err
 	}
-	if op.phase == writePublish {
+	switch op.phase {
+	case writePublish:
 		return fs.publishWrite(tx, op)
+	case inlineMoved:
+		return fs.publishInline(tx, op, &fs.inode)
 	}
 	if op.phase == writeBegin {
 		if err := fs.limitWrite(op); err != nil || op.Size == 0 {
 			return err
 		}
 		bits := fs.vol.BlockBits
-		last := ext4.Lblk((op.Off + uint64(op.Size) - 1) >> bits)
-		if err := tx.lockRange(op.Node, ext4.Lblk(op.Off>>bits), last); err != nil {
+		first, last := ext4.Lblk(op.Off>>bits), ext4.Lblk((op.Off+uint64(op.Size)-1)>>bits)
+		inline := fs.vol.MayInline(&fs.inode)
+		if inline {
+			first = 0
+		}
+		if err := tx.lockRange(op.Node, first, last); err != nil {
 			return err
+		}
+		if inline {
+			if done, err := fs.writeInline(tx, op); done || err != nil {
+				return err
+			}
 		}
 		if err := fs.growable(op.Off + uint64(op.Size)); err != nil {
 			return err
@@ -53,7 +65,7 @@ func prepareWrite(fs *FS, tx *Tx, op *Op) error {
 		fs.merge(op)
 	}
 	err := fs.mapWrite(tx, op)
-	if err == unix.ENOSPC && op.pos > op.Off {
+	if full(err) && op.pos > op.Off {
 		return nil // a short write: what is there stays
 	}
 	return err
@@ -178,7 +190,7 @@ func (fs *FS) mapWrite(tx *Tx, op *Op) error {
 	pos := op.pos
 	for pos < end && op.nruns < runsMax-3 && op.npieces < piecesMax {
 		n, err := fs.mapPiece(tx, op, pos, end)
-		if err == unix.ENOSPC && pos > op.pos {
+		if full(err) && pos > op.pos {
 			break
 		}
 		if err != nil {
@@ -190,6 +202,9 @@ func (fs *FS) mapWrite(tx *Tx, op *Op) error {
 	op.roundEnd, op.writes, op.more, op.phase = pos, true, true, writePublish
 	return nil
 }
+
+// full says whether an error is that there is no more space, for anybody or for an owner.
+func full(err error) bool { return err == unix.ENOSPC || err == unix.EDQUOT }
 
 // mapPiece plans what can be written in one run from pos on, and returns its length in bytes.
 func (fs *FS) mapPiece(tx *Tx, op *Op, pos, end uint64) (uint64, error) {
@@ -206,11 +221,10 @@ func (fs *FS) mapPiece(tx *Tx, op *Op, pos, end uint64) (uint64, error) {
 		p := &op.pieces[op.npieces]
 		*p = piece{lblk: lblk, phys: phys, n: n, convert: true}
 		if fs.run.State == ext4.RunHole {
-			var err error
-			if phys, n, err = fs.reserve(tx, op, lblk, n); err != nil {
+			if err := fs.reserve(tx, op, lblk, n, p); err != nil {
 				return 0, err
 			}
-			*p = piece{lblk: lblk, phys: phys, n: n}
+			phys, n = p.phys, p.n
 		}
 		op.npieces++
 	}
@@ -219,20 +233,66 @@ func (fs *FS) mapPiece(tx *Tx, op *Op, pos, end uint64) (uint64, error) {
 	return bytes, nil
 }
 
-// reserve reserves blocks for a hole of n blocks at lblk.
-func (fs *FS) reserve(tx *Tx, op *Op, lblk ext4.Lblk, n uint32) (ext4.Block, uint32, error) {
-	in := &fs.inode
-	goal, err := fs.vol.Goal(tx, in, lblk)
+// reserve finds blocks for a hole of n blocks at lblk: reserved ones, or with bigalloc those of a
+// cluster that the file has already.
+func (fs *FS) reserve(tx *Tx, op *Op, lblk ext4.Lblk, n uint32, p *piece) error {
+	in, v := &fs.inode, fs.vol
+	b, n, owned, err := v.HolePlace(tx, in, lblk, min(n, v.InsertMax(in, lblk)))
 	if err != nil {
-		return 0, 0, err
+		return err
 	}
+	goal, within := ext4.Block(0), v.InCluster(lblk)
 	if op.npieces > 0 { // behind what this round has reserved, if that is next to it
-		if p := &op.pieces[op.npieces-1]; p.lblk+ext4.Lblk(p.n) == lblk {
-			goal = p.phys + ext4.Block(p.n)
+		if last := &op.pieces[op.npieces-1]; last.lblk+ext4.Lblk(last.n) == lblk {
+			goal = last.phys + ext4.Block(last.n)
+			if within > 0 && !owned { // the rest of its cluster
+				b, n, owned = goal, min(n, 1<<v.ClusterBits-within), true
+			}
 		}
 	}
-	return fs.vol.ReserveBlocks(tx, in, ext4.Alloc{Goal: goal, Root: fs.root(op),
-		Want: min(n, fs.vol.InsertMax(in, lblk))})
+	if owned {
+		*p = piece{lblk: lblk, phys: b, n: n, owned: true}
+		return nil
+	}
+	if goal == 0 {
+		if goal, err = v.Goal(tx, in, lblk); err != nil {
+			return err
+		}
+	}
+	want, err := fs.allowed(tx, op, in, within+n)
+	if err != nil {
+		return err
+	}
+	b, got, err := v.ReserveBlocks(tx, in, ext4.Alloc{Goal: goal, Root: fs.root(op), Want: want})
+	if err != nil {
+		return err
+	}
+	*p = piece{lblk: lblk, phys: b + ext4.Block(within), n: min(n, got-within)}
+	return nil
+}
+
+// allowed returns how many of n blocks, from the beginning of a cluster on, the owner of a file may
+// have besides those that the round has reserved. They are counted when the round is over.
+func (fs *FS) allowed(tx *Tx, op *Op, in *ext4.Inode, n uint32) (uint32, error) {
+	if fs.w.quotas == nil {
+		return n, nil
+	}
+	room, err := fs.vol.QuotaRoom(tx, in)
+	if err != nil {
+		return 0, err
+	}
+	room >>= fs.vol.BlockBits
+	mask := uint64(1)<<fs.vol.ClusterBits - 1
+	for _, p := range op.pieces[:op.npieces] {
+		if !p.convert && !p.owned {
+			n := uint64(fs.vol.InCluster(p.lblk)) + uint64(p.n)
+			room -= min(room, (n+mask)&^mask)
+		}
+	}
+	if room &^= mask; room == 0 {
+		return 0, unix.EDQUOT
+	}
+	return uint32(min(uint64(n), room)), nil
 }
 
 // planRuns plans the writing of bytes from pos of the file on to the blocks at byte at of the
@@ -295,10 +355,11 @@ func (fs *FS) publishPiece(tx *Tx, in *ext4.Inode, p *piece) error {
 	if p.convert {
 		return fs.vol.ConvertRun(tx, in, p.lblk, p.n, true)
 	}
-	if err := fs.vol.PublishBlocks(tx, p.phys, p.n); err != nil {
-		return err
+	if !p.owned {
+		if err := fs.vol.PublishBlocks(tx, in, p.phys, p.n); err != nil {
+			return err
+		}
 	}
-	in.Sectors += uint64(p.n) << (fs.vol.BlockBits - 9)
 	return fs.vol.InsertRun(tx, in, p.lblk, p.phys, p.n, false)
 }
 
@@ -332,7 +393,7 @@ var capability = []byte("capability")
 // unreserve gives back what an operation has reserved and not published.
 func (w *writer) unreserve(op *Op) {
 	for _, p := range op.pieces[:op.npieces] {
-		if !p.convert {
+		if !p.convert && !p.owned {
 			w.fs.vol.UnreserveBlocks(w.space, p.phys, p.n)
 		}
 	}
@@ -349,6 +410,13 @@ func (w *writer) over(s asyncq.Slot, op *Op) {
 		w.fs.arena.Put(w.fs.loop.Table, op.edge)
 		op.edge = 0
 	}
+	if op.Code == OpEvict {
+		w.evicting--
+		w.fs.loop.Table.WakeAll(&w.evicted, 0)
+	}
+	if op.Errno == 0 && (op.Code == OpSetattr && op.phase == truncFree || op.Code == OpEvict) {
+		delete(w.uncut, op.Node)
+	}
 	switch {
 	case op.victim != 0 && op.Errno == 0:
 		w.fs.evict(op.victim)
@@ -356,7 +424,7 @@ func (w *writer) over(s asyncq.Slot, op *Op) {
 		w.uncut[op.Node] = true // the size has changed: what is behind it goes
 		w.evictions = append(w.evictions, op.Node)
 		w.nextEviction()
-	case op.Errno == 0 && (op.Code == OpSetattr && op.phase == truncFree || op.Code == OpEvict):
-		delete(w.uncut, op.Node)
+	case w.aborted == 0: // inodes of values that attributes have left
+		w.nextEviction()
 	}
 }

@@ -31,6 +31,10 @@ type WriteConfig struct {
 	Storage jbd2.Storage
 	// Log is the journal, recovered and empty; nil if the filesystem has none.
 	Log *jbd2.Log
+	// MMP is what stands in the block of multiple mount protection, which the caller has written:
+	// from then on the mount keeps it up to date, and gives the filesystem back at its end. nil if
+	// there is none.
+	MMP *ext4.MMP
 	// CommitSeconds is how old the running transaction may get; 0 means 5.
 	CommitSeconds int
 	// NoBarrier leaves out flushes: a power cut may then damage the filesystem.
@@ -48,6 +52,9 @@ type WriteConfig struct {
 	Grpid bool
 	// ResUID and ResGID may use reserved blocks as root does.
 	ResUID, ResGID uint32
+	// LimitUsers, LimitGroups and LimitProjects have the limits of the filesystem's quotas
+	// enforced, as far as it has such quotas. What everybody uses is counted anyway.
+	LimitUsers, LimitGroups, LimitProjects bool
 	// Mountpoint is recorded in the superblock.
 	Mountpoint string
 }

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -83,6 +84,15 @@ func openWrite(t testing.TB, path string, s setting) *writeBed {
 			t.Fatal(err)
 		}
 	}
+	var mmp *ext4.MMP
+	if vol.HasIncompat(ext4.IncompatMMP) {
+		p, err := recovery.Protect(storage, vol, recovery.ProtectOptions{Source: path,
+			Sleep: func(time.Duration) {}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		mmp = &p.MMP
+	}
 	log, err := recovery.OpenLog(storage, vol)
 	if err != nil {
 		t.Fatal(err)
@@ -93,7 +103,7 @@ func openWrite(t testing.TB, path string, s setting) *writeBed {
 	}
 	t.Cleanup(func() { _ = arena.Close() })
 	b.fs, err = vfs.New(vfs.Config{Loop: l, Device: dev, Volume: vol, Arena: arena,
-		Write: &vfs.WriteConfig{Storage: storage, Log: log}})
+		Write: &vfs.WriteConfig{Storage: storage, Log: log, MMP: mmp, LimitUsers: s.limits}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -129,12 +139,17 @@ func fsck(t testing.TB, path string) {
 }
 
 var writeFeatures = map[string][]string{
-	"ext4":     {"-t", "ext4"},
-	"ext4-1k":  {"-t", "ext4", "-b", "1024"},
-	"ext3":     {"-t", "ext3"},
-	"ext2-1k":  {"-t", "ext2", "-b", "1024"},
-	"old-csum": {"-t", "ext4", "-O", "^metadata_csum,uninit_bg,^64bit"},
-	"64k":      {"-t", "ext4", "-b", "65536"},
+	"ext4":       {"-t", "ext4"},
+	"ext4-1k":    {"-t", "ext4", "-b", "1024"},
+	"ext3":       {"-t", "ext3"},
+	"ext2-1k":    {"-t", "ext2", "-b", "1024"},
+	"old-csum":   {"-t", "ext4", "-O", "^metadata_csum,uninit_bg,^64bit"},
+	"mmp":        {"-t", "ext4", "-O", "mmp", "-E", "mmp_update_interval=1"},
+	"64k":        {"-t", "ext4", "-b", "65536"},
+	"cluster":    {"-t", "ext4", "-O", "bigalloc", "-C", "65536"},
+	"cluster-1k": {"-t", "ext4", "-b", "1024", "-O", "bigalloc", "-C", "16384"},
+	"inline":     {"-t", "ext4", "-O", "inline_data", "-I", "1024"},
+	"quota":      {"-t", "ext4", "-b", "1024", "-O", "quota,project"},
 }
 
 func features(t *testing.T, test func(t *testing.T, args []string)) {

@@ -1,6 +1,7 @@
 package vfs
 
 import (
+	"errors"
 	"fmt"
 	"time"
 	"unsafe"
@@ -41,6 +42,7 @@ type writer struct {
 	cache   *blockdev.Cache
 	space   *ext4.Space
 	orphans *ext4.Orphans
+	quotas  *ext4.Quotas // nil without quota inodes
 	log     *jbd2.Writer // nil without a journal
 
 	id    asyncq.ProviderID
@@ -70,6 +72,8 @@ type writer struct {
 
 	revokes, revoking []ext4.Block
 	durable           asyncq.WaitList // for a commit
+	evicted           asyncq.WaitList // for an eviction to end, of which evicting are under way
+	evicting          int
 	room              asyncq.WaitList // for space in transaction, log or cache, or for free blocks
 
 	// readers counts data I/O under way by the parity of the transaction it began in.
@@ -88,6 +92,7 @@ type writer struct {
 	aborted   unix.Errno
 	down      bool // shut down: reads fail, too
 	damage    damage
+	mmp       *mmp // nil without multiple mount protection
 	// Where the discards of what a transaction has freed are.
 	discardGroup ext4.Group
 	discardBit   uint32
@@ -125,7 +130,7 @@ func newWriter(fs *FS, c WriteConfig) (*writer, error) {
 	}
 	size := int(fs.vol.BlockSize)
 	staging := max(stagingMax, (2*editsMax+stagingSpare)*size)
-	mem, err := unix.Mmap(-1, 0, staging+zerosSize, unix.PROT_READ|unix.PROT_WRITE,
+	mem, err := unix.Mmap(-1, 0, staging+zerosSize+size, unix.PROT_READ|unix.PROT_WRITE,
 		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {
 		return nil, fmt.Errorf("reserving %d MiB for the journal: %w", staging>>20, err)
@@ -134,7 +139,7 @@ func newWriter(fs *FS, c WriteConfig) (*writer, error) {
 		c.CommitSeconds = 5
 	}
 	w := &writer{fs: fs, c: c, cache: fs.cache, space: ext4.NewSpace(fs.vol), tid: 1,
-		mem: mem[:staging:staging], zeros: mem[staging:], memory: mem,
+		mem: mem[:staging:staging], zeros: mem[staging:][:zerosSize], memory: mem,
 		pieces:    make([]jbd2.Piece, 0, 64),
 		collected: make([]blockdev.Frame, 0, fs.cache.Frames()),
 		revokes:   make([]ext4.Block, 0, 1024), revoking: make([]ext4.Block, 0, 1024),
@@ -149,8 +154,11 @@ func newWriter(fs *FS, c WriteConfig) (*writer, error) {
 	}
 	w.committed, w.wanted = w.tid-1, w.tid-1
 	w.front = fs.AddFront(&evictFront{fs})
-	if w.orphans, err = fs.vol.LoadOrphans(ext4.NewReaderSource(c.Storage,
-		fs.vol.BlockBits)); err != nil {
+	if err := w.loadOrphans(); err != nil {
+		return nil, err
+	}
+	w.space.Attach(w.orphans)
+	if err := w.loadQuotas(); err != nil {
 		return nil, err
 	}
 	w.evictions = w.orphans.List()
@@ -160,7 +168,42 @@ func newWriter(fs *FS, c WriteConfig) (*writer, error) {
 	fs.tx.edits.images = make([]byte, editsMax*size)
 	fs.loop.Table.Queue(w.slot) // the machine's first look at what there is to do
 	fs.w = w
-	return w, w.begin()
+	if err := w.begin(); err != nil || c.MMP == nil {
+		return w, err
+	}
+	w.mmp, err = newMMP(w, *c.MMP, mem[staging+zerosSize:])
+	return w, err
+}
+
+// loadOrphans reads what the last mount has left to be freed. As with the kernel, damage there does
+// not keep a filesystem from being mounted that is to go on after errors.
+func (w *writer) loadOrphans() (err error) {
+	w.orphans, err = w.fs.vol.LoadOrphans(ext4.NewReaderSource(w.c.Storage, w.fs.vol.BlockBits))
+	var corrupt *ext4.CorruptError
+	if errors.As(err, &corrupt) && w.c.Errors == ErrorsContinue {
+		w.fs.log.Error("not all orphans are known; e2fsck finds them", "error", err)
+		r := ext4.ErrorRecord{When: now(), Ino: corrupt.Ino, Block: corrupt.Where, Err: err}
+		w.damage = damage{1, r, r, OpEvict, OpEvict}
+		return nil
+	}
+	return err
+}
+
+// loadQuotas has what everybody uses counted, if the filesystem has quota inodes.
+func (w *writer) loadQuotas() error {
+	q, err := w.fs.vol.LoadQuotas(ext4.NewReaderSource(w.c.Storage, w.fs.vol.BlockBits))
+	if q == nil || err != nil {
+		return err
+	}
+	for t, limit := range [...]bool{ext4.QuotaUser: w.c.LimitUsers,
+		ext4.QuotaGroup: w.c.LimitGroups, ext4.QuotaProject: w.c.LimitProjects} {
+		if limit {
+			q.Limit(ext4.QuotaType(t))
+		}
+	}
+	w.space.UseQuotas(q)
+	w.quotas = q
+	return nil
 }
 
 // txMax is the most blocks the running transaction may have.
@@ -353,12 +396,22 @@ func (fs *FS) Unmount() error {
 	if w == nil {
 		return nil
 	}
+	err := w.unmount()
+	if w.mmp != nil {
+		if e := w.mmp.end(); err == nil {
+			err = e
+		}
+	}
+	return err
+}
+
+func (w *writer) unmount() error {
 	w.unmounting = true
 	w.evictions = append(w.evictions[:0], w.orphans.List()...)
 	w.nextEviction()
 	w.kick()
 	for !w.done {
-		if err := fs.loop.Step(true); err != nil {
+		if err := w.fs.loop.Step(true); err != nil {
 			return err
 		}
 	}

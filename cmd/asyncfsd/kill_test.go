@@ -126,7 +126,7 @@ func killChurn(dir string, rng *rand.Rand) error {
 	default:
 		err = os.WriteFile(name, make([]byte, rng.IntN(1<<18)), 0o600)
 	}
-	if errors.Is(err, unix.ENOTCONN) || errors.Is(err, unix.ECONNABORTED) {
+	if daemonGone(err) {
 		return err
 	}
 	return nil
@@ -220,6 +220,12 @@ func (k *killSeries) mount() {
 	}
 }
 
+// daemonGone says whether an error is what callers get whose daemon has been killed.
+func daemonGone(err error) bool {
+	return errors.Is(err, unix.ENOTCONN) || errors.Is(err, unix.ECONNABORTED) ||
+		errors.Is(err, unix.ECANCELED) // over io_uring
+}
+
 // kill has the workers work, and kills the daemon after a while.
 func (k *killSeries) kill(seed uint64, after time.Duration) {
 	k.t.Helper()
@@ -227,7 +233,7 @@ func (k *killSeries) kill(seed uint64, after time.Duration) {
 	for i := range k.files {
 		group.Go(func() {
 			err := k.files[i].work(k.mnt, i, seed)
-			if !errors.Is(err, unix.ENOTCONN) && !errors.Is(err, unix.ECONNABORTED) {
+			if !daemonGone(err) {
 				k.t.Errorf("worker %d: %v", i, err)
 			}
 		})

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"hash/fnv"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"asyncfsd/internal/manifest"
+	"asyncfsd/internal/overring"
 	"asyncfsd/internal/testenv"
 )
 
@@ -33,7 +35,10 @@ func TestMain(m *testing.M) {
 		fmt.Fprintf(os.Stderr, "%s%v\n", out, err)
 		os.Exit(2)
 	}
+	restore, ok := overring.Allow()
+	overRing = ok
 	code := m.Run()
+	_ = restore()
 	_ = os.RemoveAll(dir)
 	os.Exit(code)
 }
@@ -44,21 +49,43 @@ type result struct {
 	stdout, stderr string
 }
 
-// asyncfsd runs the command under test.
+// overRing says that requests can come over io_uring.
+var overRing bool
+
+// asyncfsd runs the command under test. Half of the tests, chosen by their names, get their
+// requests by /dev/fuse, the others over io_uring.
 func asyncfsd(t testing.TB, args ...string) result {
 	t.Helper()
-	return finish(t, exec.Command(binary, args...))
+	return finish(t, exec.Command(binary, append(transport(t, args), args...)...))
+}
+
+// transport are arguments that choose how requests come, if args mount something.
+func transport(t testing.TB, args []string) []string {
+	if len(args) < 2 || args[0] == "umount" || strings.Contains(strings.Join(args, " "), "io=aio") {
+		return nil
+	}
+	hash := fnv.New32a()
+	_, _ = hash.Write([]byte(t.Name()))
+	if overRing && hash.Sum32()&1 == 0 {
+		return []string{"-o", "transport=uring"}
+	}
+	return []string{"-o", "transport=dev"}
 }
 
 // finish runs a command for at most 20 seconds.
 func finish(t testing.TB, cmd *exec.Cmd) result {
+	t.Helper()
+	return finishIn(t, cmd, 20*time.Second)
+}
+
+func finishIn(t testing.TB, cmd *exec.Cmd, most time.Duration) result {
 	t.Helper()
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	late := time.AfterFunc(20*time.Second, func() { _ = cmd.Process.Kill() })
+	late := time.AfterFunc(most, func() { _ = cmd.Process.Kill() })
 	_ = cmd.Wait()
 	if !late.Stop() {
 		t.Fatalf("%v did not end", cmd.Args)

@@ -239,8 +239,8 @@ func end(t *testing.T, lock string, signal unix.Signal) {
 // TestWriteImpossible mounts for reading what cannot be written, and says why.
 func TestWriteImpossible(t *testing.T) {
 	testenv.NeedRoot(t)
-	mnt, path := mountpoint(t), newImage(t, "-O", "mmp")
-	r := asyncfsd(t, path, mnt)
+	mnt, path := mountpoint(t), newImage(t, "-b", "1024")
+	r := asyncfsd(t, "-o", "sb=8193", path, mnt)
 	if r.code != 0 || strings.Count(r.stderr, "\n") != 1 ||
 		!strings.Contains(r.stderr, "mounted read-only: ") {
 		t.Errorf("exit code %d: %s", r.code, r.stderr)

@@ -11,6 +11,7 @@ import (
 
 	"asyncfsd/asyncq"
 	"asyncfsd/blockdev"
+	"asyncfsd/fusefs"
 	"asyncfsd/internal/options"
 	"asyncfsd/vfs"
 	"asyncfsd/vfs/ext4"
@@ -62,15 +63,21 @@ type Instance struct {
 	config Config
 	log    *slog.Logger
 	engine asyncq.Engine
-	loop   *asyncq.Loop
-	dev    blockdev.Device
-	arena  *blockdev.Arena
-	vol    *ext4.Volume
-	fs     *vfs.FS
+	// rings is the engine if requests can come over io_uring, on a machine that may have possible
+	// processors; else nil.
+	rings    *asyncq.Rings
+	possible int
+	loop     *asyncq.Loop
+	dev      blockdev.Device
+	arena    *blockdev.Arena
+	vol      *ext4.Volume
+	fs       *vfs.FS
 	// storage is dev for code that may block. readOnly says that nothing is to be written, whatever
 	// was asked for.
 	storage  *blockdev.Sync
 	readOnly bool
+	// protection is multiple mount protection until the mount keeps it, nil without.
+	protection *recovery.Protection
 	// closers undo what was opened, the last first.
 	closers []func()
 }
@@ -98,15 +105,10 @@ func Open(c Config) (*Instance, error) {
 
 func (i *Instance) open() error {
 	o := i.config.Options
-	engine, why, err := asyncq.NewEngine(o.IO, engineDepth)
-	if err != nil {
-		return fail(ExitSystem, err)
+	if err := i.openEngine(); err != nil {
+		return err
 	}
-	if why != "" {
-		i.log.Info(why)
-	}
-	i.engine = engine
-	i.loop = asyncq.New(asyncq.Config{Engine: engine})
+	i.loop = asyncq.New(asyncq.Config{Engine: i.engine})
 	i.closers = append(i.closers, func() {
 		_ = i.loop.Close()
 		if i.dev != nil {
@@ -125,11 +127,16 @@ func (i *Instance) open() error {
 	if err := i.openVolume(); err != nil {
 		return i.about(err)
 	}
-	if i.arena, err = blockdev.NewArena(i.cacheSize()); err != nil {
+	own := 0
+	if i.rings != nil {
+		own = fusefs.RingBuffers(i.possible)
+	}
+	var err error
+	if i.arena, err = blockdev.NewArenaOwn(i.cacheSize(), own); err != nil {
 		return fail(ExitSystem, err)
 	}
 	i.closers = append(i.closers, func() { _ = i.arena.Close() })
-	engine.AddBuffers(i.arena.Mem())
+	i.engine.AddBuffers(i.arena.Busy()...)
 	return i.openFS()
 }
 
@@ -147,6 +154,7 @@ func (i *Instance) openFS() error {
 			i.fs, err = vfs.New(c)
 		}
 		if err == nil {
+			i.protection = nil // the mount's now
 			return nil
 		}
 		if errors.Is(err, unix.EINVAL) { // cache_size=
@@ -158,7 +166,10 @@ func (i *Instance) openFS() error {
 	if !o.ReadOnly {
 		i.tell("mounted read-only: " + why)
 	}
-	var err error
+	err := i.unprotect()
+	if err != nil {
+		return i.about(err)
+	}
 	c.Write = nil
 	i.fs, err = vfs.New(c)
 	if errors.Is(err, unix.EINVAL) {
@@ -263,7 +274,14 @@ func (i *Instance) openVolume() (err error) {
 		}
 	}
 	how.ReadOnly = i.dev.ReadOnly() && dirty
+	stop, err := i.protect(dirty)
+	if err != nil {
+		return err
+	}
 	report, err := recovery.Recover(i.storage, i.vol, how)
+	if e := stop(); err == nil {
+		err = e
+	}
 	if err != nil {
 		return err
 	}

@@ -74,16 +74,22 @@ func (i *Instance) Mount() (*Mount, error) {
 	o, c := i.config.Options, &i.config
 	point, err := MountPoint(*c, i.readOnly, os.Getuid(), os.Getgid())
 	if err != nil {
+		_ = i.finish()
 		return nil, err
 	}
 	m := &Mount{Instance: i, Point: point}
-	m.transport, err = fusefs.New(i.fs, point.FD(), fusefs.Config{Log: i.log,
+	config := fusefs.Config{Log: i.log,
 		EntryTimeout: o.EntryTimeout, AttrTimeout: o.AttrTimeout,
 		NegativeTimeout: o.NegativeTimeout, NoACL: o.NoACL, OnlyRootAndOwner: o.AllowRoot,
 		ReadOnly: i.readOnly, IDMapped: point.idMapped(), WritebackCache: o.WritebackCache,
-		ColdOpens: o.StrictAtime})
+		ColdOpens: o.StrictAtime}
+	if i.rings != nil {
+		config.Rings, config.Possible = i.rings, i.possible
+	}
+	m.transport, err = fusefs.New(i.fs, point.FD(), config)
 	if err != nil {
 		_ = point.Unmount(0)
+		_ = i.finish()
 		_ = unix.Close(point.FD())
 		return nil, fail(ExitSystem, err)
 	}
@@ -96,12 +102,17 @@ func (i *Instance) Mount() (*Mount, error) {
 // Serve serves the mount until it is unmounted, and calls ready once when it works. It keeps the
 // calling goroutine's thread.
 func (m *Mount) Serve(ready func()) error {
-	// One thread for the loop, whose waits the runtime does not know of, one for all the rest.
-	if runtime.GOMAXPROCS(0) != 2 {
-		runtime.GOMAXPROCS(2)
-	}
-	if u, ok := m.engine.(*asyncq.Uring); ok {
+	// One for each thread of the loop, whose waits the runtime does not know of, one for the rest.
+	procs := 2
+	switch u := m.engine.(type) {
+	case *asyncq.Uring:
 		u.Raw = true
+	case *asyncq.Rings:
+		u.SetRaw()
+		procs = u.Threads() + 1
+	}
+	if runtime.GOMAXPROCS(0) != procs {
+		runtime.GOMAXPROCS(procs)
 	}
 	over := make(chan struct{})
 	defer close(over)

@@ -20,8 +20,6 @@ func (i *Instance) cannotWrite() string {
 		return "the source cannot be written"
 	case len(reasons) > 0:
 		return "features that can only be read: " + strings.Join(reasons, ", ")
-	case i.vol.HasIncompat(ext4.IncompatMMP):
-		return "multiple mount protection (mmp) is not kept up"
 	case recovery.External(i.vol):
 		return "the journal is on another device"
 	case super != 0 && super != ext4.SuperOffset:
@@ -37,12 +35,17 @@ func (i *Instance) writeConfig() (*vfs.WriteConfig, error) {
 	if err != nil {
 		return nil, err
 	}
+	if (o.UserQuota || o.GroupQuota || o.ProjectQuota) && !i.vol.HasROCompat(ext4.ROCompatQuota) {
+		i.log.Warn("there are no quota inodes, and so no limits", "source", i.config.Source)
+	}
 	d := i.vol.Defaults()
-	w := &vfs.WriteConfig{Storage: i.storage, Log: log, CommitSeconds: o.CommitSeconds,
-		NoBarrier: !o.Barrier.Or(!d.NoBarrier), Discard: o.Discard.Or(d.Discard),
-		Grpid: o.Grpid.Or(d.Grpid), ResUID: d.ResUID, ResGID: d.ResGID,
+	w := &vfs.WriteConfig{Storage: i.storage, Log: log, MMP: i.mmp(),
+		CommitSeconds: o.CommitSeconds, NoBarrier: !o.Barrier.Or(!d.NoBarrier),
+		Discard: o.Discard.Or(d.Discard), Grpid: o.Grpid.Or(d.Grpid),
+		ResUID: d.ResUID, ResGID: d.ResGID,
 		Errors: errorsMode(o.Errors, d.Errors), Atime: atimeMode(o),
 		NoDirAtime: o.NoDirAtime, LazyTime: o.LazyTime, Sync: o.Sync, DirSync: o.DirSync,
+		LimitUsers: o.UserQuota, LimitGroups: o.GroupQuota, LimitProjects: o.ProjectQuota,
 		Mountpoint: i.config.Mountpoint}
 	if o.SetResUID {
 		w.ResUID = o.ResUID
@@ -51,6 +54,40 @@ func (i *Instance) writeConfig() (*vfs.WriteConfig, error) {
 		w.ResGID = o.ResGID
 	}
 	return w, nil
+}
+
+// protect takes the filesystem by multiple mount protection, if it has that and something is going
+// to be written, and keeps it until stop is called.
+func (i *Instance) protect(dirty bool) (stop func() error, err error) {
+	write := dirty || !i.config.Options.ReadOnly && i.cannotWrite() == ""
+	if !i.vol.HasIncompat(ext4.IncompatMMP) || !write || i.dev.ReadOnly() {
+		return func() error { return nil }, nil
+	}
+	i.protection, err = recovery.Protect(i.storage, i.vol, recovery.ProtectOptions{
+		Source: i.config.Source, Tell: i.tell})
+	if err != nil {
+		return nil, err
+	}
+	i.closers = append(i.closers, func() { _ = i.unprotect() })
+	return i.protection.Keep(), nil
+}
+
+// unprotect gives the filesystem back that protect has taken.
+func (i *Instance) unprotect() error {
+	p := i.protection
+	i.protection = nil
+	if p == nil {
+		return nil
+	}
+	return p.Release()
+}
+
+// mmp is what multiple mount protection has written, nil without.
+func (i *Instance) mmp() *ext4.MMP {
+	if i.protection == nil {
+		return nil
+	}
+	return &i.protection.MMP
 }
 
 // errorsMode is what errors= asks for, or else what the superblock says.

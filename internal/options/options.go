@@ -23,6 +23,8 @@ type Options struct {
 	CacheSize int
 	// IO is the engine: "auto", "uring" or "aio".
 	IO string
+	// Transport is how requests come: "auto", "dev" (/dev/fuse) or "uring" (FUSE over io_uring).
+	Transport string
 	// Journal is the device of an external journal, "" for none.
 	Journal string
 
@@ -43,6 +45,8 @@ type Options struct {
 	// SetResUID and SetResGID say that ResUID and ResGID count: who may use reserved blocks.
 	SetResUID, SetResGID bool
 	ResUID, ResGID       uint32
+	// UserQuota, GroupQuota and ProjectQuota have limits of quota inodes enforced.
+	UserQuota, GroupQuota, ProjectQuota bool
 	// StrictAtime has every read set the time of access, NoDirAtime none of a directory's.
 	StrictAtime, NoDirAtime, LazyTime bool
 	// Sync has changes durable before the call returns, DirSync those of directories.
@@ -108,9 +112,9 @@ const (
 
 // New returns the defaults: nodev and nosuid, as libfuse has it.
 func New() *Options {
-	return &Options{CacheSize: CacheDefault, IO: "auto", NoDev: true, NoSuid: true,
-		Subtype: "asyncfsd", EntryTimeout: TimeoutDefault, AttrTimeout: TimeoutDefault,
-		NegativeTimeout: TimeoutDefault}
+	return &Options{CacheSize: CacheDefault, IO: "auto", Transport: "auto", NoDev: true,
+		NoSuid: true, Subtype: "asyncfsd", EntryTimeout: TimeoutDefault,
+		AttrTimeout: TimeoutDefault, NegativeTimeout: TimeoutDefault}
 }
 
 // Add parses a comma-separated list of options, as -o gives it. A backslash protects a comma.

@@ -113,6 +113,9 @@ func TestMeaningWriting(t *testing.T) {
 		{"resuid=0,resgid=100", func(o *Options) {
 			o.SetResUID, o.SetResGID, o.ResGID = true, true, 100
 		}},
+		{"quota", func(o *Options) { o.UserQuota = true }},
+		{"usrquota,noquota,grpquota", func(o *Options) { o.GroupQuota = true }},
+		{"usrquota,prjquota", func(o *Options) { o.UserQuota, o.ProjectQuota = true, true }},
 		{"strictatime", func(o *Options) { o.StrictAtime = true }},
 		{"noatime,relatime", func(*Options) {}},
 		{"strictatime,noatime", func(o *Options) { o.NoAtime = true }},
@@ -177,7 +180,7 @@ func TestIgnored(t *testing.T) {
 		"defaults,user,users,nouser,owner,group,nofail,auto,noauto,_netdev,comment=x",
 		"user_xattr,noblock_validity,nodelalloc,kernel_cache,directio",
 		"journal_checksum,journal_async_commit,data_err=abort,stripe=16,delalloc",
-		"usrquota,prjquota,max_dir_size_kb=128,auto_da_alloc,iversion",
+		"max_dir_size_kb=128,auto_da_alloc,iversion",
 		"big_writes,use_ino,max_background=64,clone_fd",
 	} {
 		o := parse(t, list)

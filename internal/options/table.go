@@ -96,6 +96,7 @@ func refuse(names, why string) {
 func init() {
 	initFilesystem()
 	initWriting()
+	initQuota()
 	initFuse()
 	initIgnored()
 	refuse("dax", "there is no memory to map through FUSE")
@@ -112,7 +113,7 @@ func initIgnored() {
 		"journal_checksum nojournal_checksum journal_async_commit nombcache no_mbcache " +
 		"debug init_itable noinit_itable auto_da_alloc noauto_da_alloc " +
 		"nobh bh nouid32 oldalloc orlov " +
-		"quota noquota usrquota grpquota prjquota dioread_lock dioread_nolock " +
+		"dioread_lock dioread_nolock " +
 		"mblk_io_submit nomblk_io_submit prefetch_block_bitmaps no_prefetch_block_bitmaps directio")
 	ignoreNumber("stripe inode_readahead_blks max_batch_time " +
 		"min_batch_time journal_ioprio max_dir_size_kb mb_optimize_scan")
@@ -124,6 +125,16 @@ func initIgnored() {
 		"no_splice_move async_read sync_read nonempty intr noforget clone_fd")
 	ignoreNumber("max_background congestion_threshold max_readahead max_write max_threads " +
 		"max_idle_threads intr_signal remember ac_attr_timeout")
+}
+
+// initQuota has the options that say whose limits are enforced.
+func initQuota() {
+	flag("quota usrquota", func(o *Options) { o.UserQuota = true })
+	flag("grpquota", func(o *Options) { o.GroupQuota = true })
+	flag("prjquota", func(o *Options) { o.ProjectQuota = true })
+	flag("noquota", func(o *Options) {
+		o.UserQuota, o.GroupQuota, o.ProjectQuota = false, false, false
+	})
 }
 
 // initWriting has the options of ext4(5) and mount(8) about writing.
@@ -245,6 +256,13 @@ func initFilesystem() {
 			return fmt.Errorf("must be auto, uring or aio")
 		}
 		o.IO = v
+		return nil
+	})
+	value("transport", func(o *Options, v string) error {
+		if v != "auto" && v != "dev" && v != "uring" {
+			return fmt.Errorf("must be auto, dev or uring")
+		}
+		o.Transport = v
 		return nil
 	})
 	value("lockfile", func(o *Options, v string) error { o.LockFile = v; return nil })

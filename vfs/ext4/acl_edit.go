@@ -1,218 +1,241 @@
 package ext4
 
-import (
-	"golang.org/x/sys/unix"
+import "golang.org/x/sys/unix"
+
+const (
+	aclPermMax = 7
+	// modeACL are the bits of a mode that an ACL has entries for.
+	modeACL = 0o777
 )
 
-// ace is a decoded entry of an ACL.
-type ace struct {
-	tag, perm uint16
-	id        uint32
-}
-
-// aclWriter appends entries in the form of the disk.
-type aclWriter struct {
-	dst []byte
-	n   int
-}
-
-func (w *aclWriter) add(e ace) bool {
-	size := aclShort
-	if e.tag == aclTagUser || e.tag == aclTagGroup {
-		size = aclLong
-	}
-	if w.n+size > len(w.dst) {
-		return false
-	}
-	le.PutUint16(w.dst[w.n+aclTag:], e.tag)
-	le.PutUint16(w.dst[w.n+aclPerm:], e.perm)
-	if size == aclLong {
-		le.PutUint32(w.dst[w.n+aclID:], e.id)
-	}
-	w.n += size
-	return true
-}
-
-// EncodeACL converts an ACL from the form of setxattr to that of the disk, and returns the length
-// of the latter, 0 for an ACL without entries. mode are the permission bits that it stands for, and
-// equal says that it says nothing beyond them. Errors: EINVAL for what is not an ACL, ENOSPC if
-// dst is too small, EOPNOTSUPP for another version.
+// EncodeACL converts an ACL from its form in setxattr to that on the disk, in dst, and returns its
+// length there: 0 for an ACL without entries, which stands for none. mode are the permissions that
+// it gives owner, group (or, if there is a mask, the mask) and others; equal says that it gives
+// nothing else, so that as an access ACL it need not be stored. Errors: EINVAL for what is not a
+// valid ACL, EOPNOTSUPP for another version, ENOSPC if dst is too small.
 func EncodeACL(dst, wire []byte) (n int, mode uint16, equal bool, err error) {
-	switch {
-	case len(wire) == 0:
-		return 0, 0, true, nil
-	case len(wire) < aclXattrHeader || (len(wire)-aclXattrHeader)%aclXattrEntry != 0:
-		return 0, 0, false, unix.EINVAL
-	case le32(wire, 0) != aclXattrVersion:
-		return 0, 0, false, unix.EOPNOTSUPP
-	case len(wire) == aclXattrHeader:
-		return 0, 0, true, nil
+	if len(wire) == 0 {
+		return 0, 0, false, nil
 	}
-	w := aclWriter{dst: dst, n: aclHeader}
-	le.PutUint32(dst, aclVersion1)
-	var c aclChecker
-	for p := wire[aclXattrHeader:]; len(p) > 0; p = p[aclXattrEntry:] {
-		e := ace{le16(p, aclTag), le16(p, aclPerm), le32(p, aclID)}
-		if !c.next(e) {
+	if len(wire) < aclXattrHeader {
+		return 0, 0, false, unix.EINVAL
+	}
+	if le32(wire, 0) != aclXattrVersion {
+		return 0, 0, false, unix.EOPNOTSUPP
+	}
+	wire = wire[aclXattrHeader:]
+	switch {
+	case len(wire)%aclXattrEntry != 0:
+		return 0, 0, false, unix.EINVAL
+	case len(wire) == 0:
+		return 0, 0, false, nil
+	case len(dst) < aclHeader:
+		return 0, 0, false, unix.ENOSPC
+	}
+	le.PutUint32(dst[aclVersion:], aclVersion1)
+	n = aclHeader
+	var order aclOrder
+	for ; len(wire) > 0; wire = wire[aclXattrEntry:] {
+		id := le32(wire, aclID)
+		if !order.next(le16(wire, aclTag), le16(wire, aclPerm), id) {
 			return 0, 0, false, unix.EINVAL
 		}
-		if !w.add(e) {
+		size := aclShort
+		if aclNamed(le16(wire, aclTag)) {
+			size = aclLong
+		}
+		if len(dst) < n+size {
 			return 0, 0, false, unix.ENOSPC
 		}
+		copy(dst[n:n+size], wire) // tag, permissions and id are the same in both
+		n += size
 	}
-	if !c.complete() {
+	if !order.complete() {
 		return 0, 0, false, unix.EINVAL
 	}
-	return w.n, c.mode, !c.extended, nil
+	mode, equal, err = aclMode(dst[:n])
+	return n, mode, equal, err
 }
 
-// aclChecker checks that entries come in the order in which POSIX.1e has them: owner, named users,
-// group, named groups, mask, others.
-type aclChecker struct {
-	last     uint16
-	seen     uint16
-	named    bool
-	extended bool
-	mode     uint16
+// aclNamed says whether entries with that tag are about a named user or group.
+func aclNamed(tag uint16) bool { return tag == aclTagUser || tag == aclTagGroup }
+
+// aclOrder checks that the entries of an ACL come in their order: owner, named users, owning
+// group, named groups, mask, others. The mask may only be missing if there is no named entry.
+type aclOrder struct {
+	last  uint16 // tag of the entry before
+	named bool
 }
 
-func (c *aclChecker) next(e ace) bool {
-	if e.perm&^7 != 0 || e.tag < c.last {
+// next says whether an entry may follow.
+func (o *aclOrder) next(tag, perm uint16, id uint32) bool {
+	last := o.last
+	o.last = tag
+	o.named = o.named || aclNamed(tag)
+	if perm > aclPermMax || aclNamed(tag) && id == aclNoID {
 		return false
 	}
-	repeats := e.tag == aclTagUser || e.tag == aclTagGroup
-	if e.tag == c.last && !repeats {
-		return false
-	}
-	c.last = e.tag
-	c.seen |= e.tag
-	switch e.tag {
+	switch tag {
 	case aclTagOwner:
-		c.mode |= e.perm << 6
-	case aclTagUser, aclTagGroup:
-		c.named, c.extended = true, true
-	case aclTagOwning:
-		c.mode |= e.perm << 3
-	case aclTagMask:
-		c.mode = c.mode&^070 | e.perm<<3
-		c.extended = true
+		return last == 0
+	case aclTagUser, aclTagOwning:
+		return last == aclTagOwner || last == aclTagUser
+	case aclTagGroup, aclTagMask:
+		return last == aclTagOwning || last == aclTagGroup
 	case aclTagOther:
-		c.mode |= e.perm
-	default:
-		return false
+		return last == aclTagMask || last == aclTagOwning && !o.named
 	}
-	return true
+	return false
 }
 
-func (c *aclChecker) complete() bool {
-	const needed = aclTagOwner | aclTagOwning | aclTagOther
-	return c.seen&needed == needed && (!c.named || c.seen&aclTagMask != 0)
-}
+// complete says whether nothing is missing at the end.
+func (o *aclOrder) complete() bool { return o.last == aclTagOther }
 
-// eachACE visits the entries of an ACL on the disk, and may change their permissions.
-func eachACE(disk []byte, visit func(tag uint16, perm []byte)) error {
-	if len(disk) < aclHeader || le32(disk, aclVersion) != aclVersion1 {
-		return unix.EIO
-	}
-	for p := disk[aclHeader:]; len(p) > 0; {
-		size, _, ok := aclEntry(p)
-		if !ok {
-			return unix.EIO
+// aclMode returns the permissions that an ACL gives, and whether it gives nothing else.
+func aclMode(acl []byte) (mode uint16, equal bool, err error) {
+	equal = true
+	mask := -1
+	err = eachACL(acl, func(tag uint16, entry []byte) {
+		perm := le16(entry, aclPerm) & aclPermMax
+		switch tag {
+		case aclTagOwner:
+			mode |= perm << 6
+		case aclTagOwning:
+			mode |= perm << 3
+		case aclTagOther:
+			mode |= perm
+		case aclTagMask:
+			mask, equal = int(perm), false
+		default:
+			equal = false
 		}
-		visit(le16(p, aclTag), p[aclPerm:aclPerm+2])
-		p = p[size:]
+	})
+	if mask >= 0 {
+		mode = mode&^0o070 | uint16(mask)<<3
+	}
+	return mode, equal, err
+}
+
+// eachACL calls f for the entries of an ACL in the form of the disk. EINVAL: it is none.
+func eachACL(acl []byte, f func(tag uint16, entry []byte)) error {
+	if len(acl) < aclHeader || le32(acl, aclVersion) != aclVersion1 {
+		return unix.EINVAL
+	}
+	for in := acl[aclHeader:]; len(in) > 0; {
+		size, _, ok := aclEntry(in)
+		if !ok {
+			return unix.EINVAL
+		}
+		f(le16(in, aclTag), in[:size])
+		in = in[size:]
 	}
 	return nil
 }
 
-// readACL returns an ACL of an inode as it is on the disk, nil if it has none. It lies in scratch
-// memory of the editor's Space.
-func (v *Volume) readACL(ed Editor, in *Inode, index uint8) ([]byte, error) {
-	dst := ed.Space().acl
-	n, err := v.GetXattr(ed, in, index, nil, dst, &XattrCursor{})
-	if err == unix.ENODATA {
-		return nil, nil
+// limitACL gives an ACL at most the permissions that mode has, and returns what is left of them:
+// the mask stands for the group if there is one.
+func limitACL(acl []byte, mode uint16) (uint16, error) {
+	have, _, err := aclMode(acl)
+	if err != nil {
+		return 0, err
 	}
-	return dst[:n], err
+	mode &= have
+	return mode, applyMode(acl, mode)
 }
 
-// InheritACL gives the new inode in the ACLs that the default ACL of its directory means for it,
-// and takes from its mode what that, or without one the umask, takes. The caller writes in.
-func (v *Volume) InheritACL(ed Editor, dir, in *Inode, umask uint16) error {
-	disk, err := v.readACL(ed, dir, XattrIndexACLDefault)
+// applyMode sets the permissions of an ACL to those of a mode.
+func applyMode(acl []byte, mode uint16) error {
+	masked := false
+	err := eachACL(acl, func(tag uint16, _ []byte) { masked = masked || tag == aclTagMask })
 	if err != nil {
 		return err
 	}
-	if disk == nil {
-		in.Mode &^= umask
+	return eachACL(acl, func(tag uint16, entry []byte) {
+		perm := le16(entry, aclPerm)
+		switch {
+		case tag == aclTagOwner:
+			perm = mode >> 6 & aclPermMax
+		case tag == aclTagMask || tag == aclTagOwning && !masked:
+			perm = mode >> 3 & aclPermMax
+		case tag == aclTagOther:
+			perm = mode & aclPermMax
+		}
+		le.PutUint16(entry[aclPerm:], perm)
+	})
+}
+
+// aclSizeMax is how large an ACL can be on the disk.
+func (v *Volume) aclSizeMax() int {
+	if v.HasIncompat(IncompatEAInode) {
+		return xattrSizeMaxSet
+	}
+	return int(v.BlockSize)
+}
+
+// readACL copies an ACL of an inode, in the form of the disk, to memory that lasts until the next
+// one; nil if there is none.
+func (v *Volume) readACL(ed Editor, in *Inode, index uint8) ([]byte, error) {
+	acl := ed.Space().acl
+	var cur XattrCursor
+	n, err := v.GetXattr(ed, in, index, nil, acl, &cur)
+	for err == ErrContinue { // 64 blocks at most
+		n, err = v.GetXattr(ed, in, index, nil, acl, &cur)
+	}
+	if err == unix.ENODATA || err == nil && n == aclHeader {
+		return nil, nil
+	}
+	return acl[:n], err
+}
+
+// InheritACL completes the mode of a new inode in directory dir, whose permissions are those asked
+// for. Where dir has no default ACL the umask is taken off; where it has one, that is the new
+// inode's ACL, as far as the mode allows it, and the default ACL of a new directory. The caller
+// writes the inode. Errors: EINVAL if what dir has is no ACL; those of SetXattr.
+func (v *Volume) InheritACL(ed Editor, dir *Inode, in *Inode, umask uint16) error {
+	if in.Type() == unix.S_IFLNK {
+		return nil
+	}
+	acl, err := v.readACL(ed, dir, XattrIndexACLDefault)
+	if err != nil {
+		return err
+	}
+	if acl == nil {
+		in.Mode &^= umask & modeACL
 		return nil
 	}
 	if in.IsDir() {
-		if err := v.SetXattr(ed, in, XattrIndexACLDefault, nil, disk, 0); err != nil {
+		if err := v.SetXattr(ed, in, XattrIndexACLDefault, nil, acl, 0); err != nil {
 			return err
 		}
 	}
-	masked := false
-	if err := eachACE(disk, func(tag uint16, _ []byte) {
-		masked = masked || tag == aclTagMask
-	}); err != nil {
-		return err
-	}
-	mode, extended := in.Mode, false
-	limit := func(perm []byte, shift uint) {
-		allowed := le.Uint16(perm) & (in.Mode >> shift) & 7
-		le.PutUint16(perm, allowed)
-		mode = mode&^(7<<shift) | allowed<<shift
-	}
-	err = eachACE(disk, func(tag uint16, perm []byte) {
-		switch tag {
-		case aclTagOwner:
-			limit(perm, 6)
-		case aclTagOwning:
-			if !masked {
-				limit(perm, 3)
-			}
-		case aclTagMask:
-			limit(perm, 3)
-			extended = true
-		case aclTagOther:
-			limit(perm, 0)
-		default:
-			extended = true
-		}
-	})
-	in.Mode = mode
-	if err != nil || !extended {
-		return err
-	}
-	return v.SetXattr(ed, in, XattrIndexACLAccess, nil, disk, 0)
-}
-
-// ChmodACL makes the access ACL of an inode, if it has one, say what the new mode says. The caller
-// writes in.
-func (v *Volume) ChmodACL(ed Editor, in *Inode, mode uint16) error {
-	disk, err := v.readACL(ed, in, XattrIndexACLAccess)
-	if err != nil || disk == nil {
-		return err
-	}
-	masked := false
-	if err := eachACE(disk, func(tag uint16, _ []byte) {
-		masked = masked || tag == aclTagMask
-	}); err != nil {
-		return err
-	}
-	err = eachACE(disk, func(tag uint16, perm []byte) {
-		switch {
-		case tag == aclTagOwner:
-			le.PutUint16(perm, mode>>6&7)
-		case tag == aclTagMask, tag == aclTagOwning && !masked:
-			le.PutUint16(perm, mode>>3&7)
-		case tag == aclTagOther:
-			le.PutUint16(perm, mode&7)
-		}
-	})
+	mode, err := limitACL(acl, in.Mode&modeACL)
 	if err != nil {
 		return err
 	}
-	return v.SetXattr(ed, in, XattrIndexACLAccess, nil, disk, 0)
+	in.Mode = in.Mode&^modeACL | mode
+	if _, equal, err := aclMode(acl); equal || err != nil {
+		return err
+	}
+	return v.SetXattr(ed, in, XattrIndexACLAccess, nil, acl, 0)
+}
+
+// ChmodACL brings the access ACL of an inode, if it has one, in line with a new mode. The caller
+// writes the inode. Errors: EINVAL if what is there is no ACL; those of SetXattr.
+func (v *Volume) ChmodACL(ed Editor, in *Inode, mode uint16) error {
+	if in.Type() == unix.S_IFLNK {
+		return nil
+	}
+	acl, err := v.readACL(ed, in, XattrIndexACLAccess)
+	if acl == nil || err != nil {
+		return err
+	}
+	if err := applyMode(acl, mode); err != nil {
+		return err
+	}
+	if _, equal, err := aclMode(acl); err != nil {
+		return err
+	} else if equal { // the mode says it all
+		return v.RemoveXattr(ed, in, XattrIndexACLAccess, nil)
+	}
+	return v.SetXattr(ed, in, XattrIndexACLAccess, nil, acl, 0)
 }

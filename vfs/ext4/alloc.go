@@ -108,7 +108,7 @@ func (v *Volume) bitmapBits(k *bitmapKind) uint32 {
 
 // bitmapOf returns a bitmap of a group with descriptor d, to be looked at, its checksum verified
 // once per read. A bitmap that was never initialised is nil.
-func (v *Volume) bitmapOf(ed Editor, g Group, d []byte, k *bitmapKind) ([]byte, error) {
+func (v *Volume) bitmapOf(src Source, g Group, d []byte, k *bitmapKind) ([]byte, error) {
 	if v.descSummed() && le16(d, bgFlags)&k.uninit != 0 {
 		return nil, nil
 	}
@@ -116,7 +116,7 @@ func (v *Volume) bitmapOf(ed Editor, g Group, d []byte, k *bitmapKind) ([]byte, 
 	if !v.checkBlock(b, 1) {
 		return nil, Corrupt("group descriptor: bitmap outside of the filesystem", b, 0, 0)
 	}
-	buf, err := ed.Block(b)
+	buf, err := src.Block(b)
 	if err != nil {
 		return nil, err
 	}
@@ -359,18 +359,19 @@ func (v *Volume) countClusters(ed Editor, g Group, d, bitmap []byte, n int32) er
 	return nil
 }
 
-// PublishBlocks marks reserved blocks, whole clusters of one group, as allocated.
-func (v *Volume) PublishBlocks(ed Editor, b Block, n uint32) error {
-	g, first := v.groupOf(b), v.clusterOf(b)
-	n = (n + 1<<v.ClusterBits - 1) >> v.ClusterBits
-	ed.Space().unbusy(BusyReserved, g, first, n)
-	return v.markUsed(ed, g, first, n)
+// PublishBlocks marks the reserved clusters in which n blocks from b on lie, all of one group, as
+// allocated, and counts them in i_blocks; the caller writes the inode.
+func (v *Volume) PublishBlocks(ed Editor, in *Inode, b Block, n uint32) error {
+	g, first, count, _ := v.groupPart(b, b+Block(n))
+	ed.Space().unbusy(BusyReserved, g, first, count)
+	in.Sectors += uint64(count) * v.clusterSectors()
+	return v.markUsed(ed, g, first, count)
 }
 
-// UnreserveBlocks gives reserved blocks back.
+// UnreserveBlocks gives the reserved clusters back in which n blocks from b on lie.
 func (v *Volume) UnreserveBlocks(s *Space, b Block, n uint32) {
-	n = (n + 1<<v.ClusterBits - 1) >> v.ClusterBits
-	s.unbusy(BusyReserved, v.groupOf(b), v.clusterOf(b), n)
+	g, first, count, _ := v.groupPart(b, b+Block(n))
+	s.unbusy(BusyReserved, g, first, count)
 }
 
 // FreeBlocks frees whole clusters: the n blocks from b on and the rest of their clusters. They are
@@ -538,6 +539,9 @@ func (v *Volume) countInode(ed Editor, g Group, d, bitmap []byte, n int32, isDir
 
 // FreeInode frees an inode, whose contents are gone already.
 func (v *Volume) FreeInode(ed Editor, in *Inode) error {
+	if err := v.chargeFreed(ed, in); err != nil {
+		return err
+	}
 	g, i := v.groupOfInode(in.Ino), uint32(in.Ino-1)%v.InodesPerGroup
 	d, bitmap, err := v.editBitmap(ed, g, &inodeBitmap)
 	if err != nil {

@@ -56,4 +56,6 @@ const (
 	kindXattr
 	kindBlockBitmap
 	kindInodeBitmap
+	kindSuper
+	kindOrphans
 )

@@ -1,8 +1,6 @@
 package ext4
 
 import (
-	"errors"
-
 	"golang.org/x/sys/unix"
 )
 
@@ -12,10 +10,6 @@ type AddCursor struct {
 	// linear: the index is of no use.
 	linear bool
 }
-
-// errInlineFull says that an inline directory has no room for another entry: it has to become one
-// of blocks first.
-var errInlineFull = errors.New("ext4: inline directory is full")
 
 // FileType is the file_type of entries for inodes of that mode.
 func FileType(mode uint16) uint8 {
@@ -150,7 +144,7 @@ func (v *Volume) editDir(ed Editor, b *dirData) error {
 
 // AddEntry adds an entry for a name that dir does not have. It changes dir, which the caller
 // writes. Errors: ENOSPC, also when the index is as deep as it may be; EINVAL for text that a
-// strict casefold filesystem does not allow; ENOKEY in an encrypted directory; errInlineFull;
+// strict casefold filesystem does not allow; ENOKEY in an encrypted directory;
 // ErrContinue after cur has been advanced, with nothing changed; those of ed; CorruptError.
 func (v *Volume) AddEntry(ed Editor, dir *Inode, name []byte, ino Ino, fileType uint8,
 	cur *AddCursor) error {
@@ -167,7 +161,12 @@ func (v *Volume) AddEntry(ed Editor, dir *Inode, name []byte, ino Ino, fileType 
 		return err
 	}
 	if dir.Flags&FlagInlineData != 0 {
-		return v.addInline(ed, dir, name, ino, fileType)
+		if err := v.addInline(ed, dir, name, ino, fileType); err != ErrInlineFull {
+			return err
+		}
+		if err := v.evictInlineDir(ed, dir); err != nil {
+			return err
+		}
 	}
 	if dir.Flags&FlagIndex != 0 {
 		err := errBadIndex
@@ -187,23 +186,40 @@ func (v *Volume) AddEntry(ed Editor, dir *Inode, name []byte, ino Ino, fileType 
 	return v.addLinear(ed, dir, &q, ino, fileType, cur)
 }
 
-// addInline is AddEntry for an inline directory.
+// addInline is AddEntry for an inline directory, which may grow for it. ErrInlineFull: there is no
+// room.
 func (v *Volume) addInline(ed Editor, dir *Inode, name []byte, ino Ino, fileType uint8) error {
+	done, err := v.addToParts(ed, dir, name, ino, fileType)
+	if done || err != nil {
+		return err
+	}
+	if err := v.growInlineDir(ed, dir); err != nil {
+		return err
+	}
+	if done, err = v.addToParts(ed, dir, name, ino, fileType); done || err != nil {
+		return err
+	}
+	return ErrInlineFull
+}
+
+// addToParts adds an entry to an inline directory if it has room as it is.
+func (v *Volume) addToParts(ed Editor, dir *Inode, name []byte, ino Ino, fileType uint8) (
+	done bool, err error) {
 	parts, err := v.editInline(ed, dir)
 	if err != nil {
-		return err
+		return false, err
 	}
 	for i := range parts {
 		off, err := v.gap(&parts[i], len(name))
 		if err != nil {
-			return err
+			return false, err
 		}
 		if off >= 0 {
 			v.insertAt(&parts[i], off, name, ino, fileType)
-			return nil
+			return true, nil
 		}
 	}
-	return errInlineFull
+	return false, nil
 }
 
 // addLinear is AddEntry for a directory without an index: into the first gap, or a new block. A
@@ -275,7 +291,7 @@ func (v *Volume) appendBlock(ed Editor, dir *Inode) (b dirData, lblk Lblk, err e
 	if size > 1<<31-1 && !v.HasIncompat(IncompatLargedir) || lblk >= dxeMask {
 		return b, 0, unix.ENOSPC
 	}
-	phys, n, err := v.appendPlace(ed, dir, lblk)
+	phys, n, err := v.appendPlace(ed, dir, lblk, false)
 	if err != nil {
 		return b, 0, err
 	}
@@ -288,27 +304,27 @@ func (v *Volume) appendBlock(ed Editor, dir *Inode) (b dirData, lblk Lblk, err e
 	return b, lblk, v.InsertRun(ed, dir, lblk, phys, 1, false)
 }
 
-// appendPlace returns the block for lblk of dir, and how many blocks were allocated for it: none,
-// with bigalloc, if the cluster of the block before has room.
-func (v *Volume) appendPlace(ed Editor, dir *Inode, lblk Lblk) (Block, uint32, error) {
+// appendPlace returns a block for lblk of a file, and how many blocks were allocated for it: none,
+// with bigalloc, if the cluster of the block before has room. With root it may be a reserved one.
+func (v *Volume) appendPlace(ed Editor, in *Inode, lblk Lblk, root bool) (Block, uint32, error) {
 	if v.ClusterBits > 0 {
-		if b, ok, err := v.ClusterMapped(ed, dir, lblk); ok || err != nil {
+		if b, ok, err := v.ClusterMapped(ed, in, lblk); ok || err != nil {
 			return b, 0, err
 		}
 	}
-	goal, err := v.Goal(ed, dir, lblk)
+	goal, err := v.Goal(ed, in, lblk)
 	if err != nil {
 		return 0, 0, err
 	}
-	return v.AllocBlocks(ed, Alloc{Goal: goal, Want: 1})
+	return v.AllocBlocks(ed, Alloc{Goal: goal, Want: 1, Root: root})
 }
 
-// InitDir gives a new directory, whose mapping is empty, its first block, with "." and "..". It
-// changes dir, which the caller writes. Errors: EOPNOTSUPP for one that is to be inline; ENOSPC;
-// those of ed; CorruptError.
+// InitDir gives a new directory, whose mapping is empty, its first block, with "." and "..", or
+// makes it an inline one. It changes dir, which the caller writes. Errors: ENOSPC; those of ed;
+// CorruptError.
 func (v *Volume) InitDir(ed Editor, dir *Inode, parent Ino) error {
-	if dir.Flags&FlagInlineData != 0 {
-		return unix.EOPNOTSUPP
+	if err := v.initInlineDir(ed, dir, parent); err != ErrInlineFull {
+		return err
 	}
 	b, _, err := v.appendBlock(ed, dir)
 	if err != nil {

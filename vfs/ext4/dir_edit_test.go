@@ -682,32 +682,76 @@ func newInlineBed(t testing.TB, seed int64) *dirBed {
 	return d
 }
 
-// TestDirInline changes an inline directory as long as there is room in it.
+// TestDirInline changes inline directories until they have no room any more, and get a block.
 func TestDirInline(t *testing.T) {
 	d := newInlineBed(t, 9)
-	full := 0
-	for i := range 400 {
-		switch k := d.rng.Intn(5); {
-		case k == 0 && len(d.names) > 0:
+	for i := range 12 {
+		d.stalls = i%4 == 0
+		d.dir = d.makeDir(RootIno, fmt.Sprint("dir", i), 0)
+		d.model, d.names = map[string]Ino{}, nil
+		if dir := d.inode(d.dir); dir.Flags&FlagInlineData == 0 || dir.Size != inlineBlockSize {
+			t.Fatalf("a new directory is not inline: flags %#x, %d bytes", dir.Flags, dir.Size)
+		}
+		d.changeInline(i)
+		if i%3 == 0 {
+			d.churn(100, 2)
+		}
+		d.moveInline()
+		d.verify()
+		if os.Getuid() == 0 {
+			d.mounted("ro", func(mnt string) {
+				d.kernelReads(filepath.Join(mnt, fmt.Sprint("dir", i)))
+			})
+		}
+		for len(d.names) > 0 {
+			d.remove(0)
+		}
+		d.verify()
+	}
+}
+
+// changeInline changes the directory until it has a block, which must be for want of room.
+func (d *dirBed) changeInline(step int) {
+	d.t.Helper()
+	grown := false
+	dir := fmt.Sprint("dir", step)
+	for d.inode(d.dir).Flags&FlagInlineData != 0 {
+		if k := d.rng.Intn(8); k == 0 && len(d.names) > 0 {
 			d.set(d.rng.Intn(len(d.names)))
-		case k == 1 && len(d.names) > 0:
+		} else if k < 3 && len(d.names) > 0 {
 			d.remove(d.rng.Intn(len(d.names)))
-		default:
-			switch err := d.add(fmt.Sprint(i, d.anyName(1+d.rng.Intn(6))), d.file()); err {
-			case nil:
-			case errInlineFull:
-				full++
-			default:
-				t.Fatal(err)
+		} else {
+			name := fmt.Sprint(d.steps, d.anyName(1+d.rng.Intn(6)))
+			if err := d.add(name, d.file()); err != nil {
+				d.t.Fatal(err)
 			}
 		}
-		if i%40 == 0 {
-			d.verify()
+		in := d.inode(d.dir)
+		if in.Flags&FlagInlineData != 0 && in.Size > inlineBlockSize {
+			if grown = true; int(in.Size)-inlineBlockSize < 300 {
+				d.t.Fatalf("grown to %d bytes only", in.Size)
+			}
+		}
+		if d.steps%(20+step) > 0 {
+			continue
+		}
+		d.verify()
+		if os.Getuid() == 0 {
+			d.mounted("ro", func(mnt string) { d.kernelReads(filepath.Join(mnt, dir)) })
 		}
 	}
-	if full == 0 {
-		t.Error("the directory is never full")
+	if !grown {
+		d.t.Error("the directory has not grown in its inode")
 	}
+	if dir := d.inode(d.dir); dir.Size != uint64(d.v.BlockSize) {
+		d.t.Errorf("%d bytes in its block", dir.Size)
+	}
+}
+
+// moveInline has ".." stand for another directory, and back.
+func (d *dirBed) moveInline() {
+	d.t.Helper()
+	t, dots := d.t, []byte("..")
 	d.mustEdit(d.dir, func(ed Editor, dir *Inode) error {
 		return d.v.SetEntry(ed, dir, dots, d.files[0].ino, fileTypeDir, new(LookupCursor))
 	})
@@ -718,10 +762,6 @@ func TestDirInline(t *testing.T) {
 	d.mustEdit(d.dir, func(ed Editor, dir *Inode) error {
 		return d.v.SetEntry(ed, dir, dots, RootIno, fileTypeDir, new(LookupCursor))
 	})
-	for len(d.names) > 0 {
-		d.remove(0)
-	}
-	d.verify()
 }
 
 // root returns the first block of the directory, to be changed.

@@ -4,6 +4,14 @@ import "golang.org/x/sys/unix"
 
 // read reads an inode as it is now. ok is false if it is not in use.
 func (x *fcReplay) read(ino Ino) (in *Inode, ok bool, err error) {
+	if err := x.noteQuota(ino); err != nil {
+		return nil, false, err
+	}
+	return x.look(ino)
+}
+
+// look is read without taking note of it.
+func (x *fcReplay) look(ino Ino) (in *Inode, ok bool, err error) {
 	v := x.v
 	if ino > v.InodesCount || ino < v.FirstInode && ino != RootIno {
 		return nil, false, nil
@@ -175,9 +183,17 @@ func (x *fcReplay) delete(in *Inode) error {
 		if err := x.claim(in.FileACL, 1); err != nil {
 			return err
 		}
-		if err := v.FreeXattrs(x.e, in); err != nil {
+	}
+	for {
+		// Values in inodes of their own become orphans, which the mount frees.
+		err := v.FreeXattrs(x.e, in)
+		if err == nil {
+			break
+		}
+		if err != ErrContinue {
 			return err
 		}
+		x.e.space.Begin()
 	}
 	in.Size, in.Links, in.Dtime = 0, 0, uint32(x.e.now.Sec)
 	if err := v.WriteInode(x.e, in); err != nil {

@@ -19,6 +19,9 @@ type fcReplay struct {
 	orphans *Orphans
 	// names are the inodes that were touched. Of directories, it is how many names they have.
 	names map[Ino]int
+	// quotas is nil if there are none; counted is what each inode that was looked at counted for.
+	quotas  *Quotas
+	counted map[Ino]fcCount
 }
 
 // Replay carries the fast commits out on the filesystem v in r, whose log has been replayed, and
@@ -27,7 +30,8 @@ type fcReplay struct {
 // by the number of blocks that records can touch, a few each. Errors: CorruptError; ENOSPC;
 // EOPNOTSUPP for changes of a directory whose entries are in its inode; those of the device.
 func (fc *FastCommits) Replay(v *Volume, r io.ReaderAt, now Timespec) ([]Changed, error) {
-	x := &fcReplay{v: v, e: NewEdit(v, r, now), names: map[Ino]int{}}
+	x := &fcReplay{v: v, e: NewEdit(v, r, now), names: map[Ino]int{},
+		counted: map[Ino]fcCount{}}
 	x.e.space.keep = 0 // what is there was there before the crash, too
 	err := x.run(fc)
 	if errors.Is(err, ErrSpaceBusy) {
@@ -41,6 +45,10 @@ func (fc *FastCommits) Replay(v *Volume, r io.ReaderAt, now Timespec) ([]Changed
 
 func (x *fcReplay) run(fc *FastCommits) (err error) {
 	if x.orphans, err = x.v.LoadOrphans(x.e); err != nil {
+		return err
+	}
+	x.e.space.Attach(x.orphans)
+	if err := x.openQuotas(); err != nil {
 		return err
 	}
 	for _, r := range fc.regions {
@@ -230,7 +238,7 @@ func (x *fcReplay) finish() error {
 			}
 		}
 	}
-	return nil
+	return x.countQuotas()
 }
 
 // settleDead deletes a file without a name. What is on the list of orphans is freed from there.
@@ -263,6 +271,10 @@ func (x *fcReplay) settle(in *Inode) error {
 	if clusters += nodes; in.FileACL != 0 {
 		clusters++
 	}
-	in.Sectors = clusters * v.clusterSectors()
+	_, values, err := v.countOwnValues(x.e, in)
+	if err != nil {
+		return err
+	}
+	in.Sectors = clusters*v.clusterSectors() + values
 	return v.WriteInode(x.e, in)
 }

@@ -76,11 +76,12 @@ const (
 		Incompat64bit | IncompatMMP | IncompatFlexBG | IncompatEAInode | IncompatCsumSeed |
 		IncompatLargedir | IncompatInlineData | IncompatEncrypt | IncompatCasefold
 	// roCompatWritable are the read-only compatible features that a writer understands.
-	roCompatWritable = ROCompatSparseSuper | ROCompatLargeFile | ROCompatBtreeDir |
+	roCompatWritable = ROCompatQuota | ROCompatSparseSuper | ROCompatLargeFile | ROCompatBtreeDir |
 		ROCompatHugeFile | ROCompatGdtCsum | ROCompatDirNlink | ROCompatExtraIsize |
-		ROCompatMetadataCsum | ROCompatProject | ROCompatVerity | ROCompatOrphanPresent
+		ROCompatBigalloc | ROCompatMetadataCsum | ROCompatProject | ROCompatVerity |
+		ROCompatOrphanPresent
 	// incompatReadOnly are incompatible features that can be read, but not yet written.
-	incompatReadOnly = IncompatMMP | IncompatEAInode | IncompatInlineData
+	incompatReadOnly = 0
 )
 
 // FeatureError says that a filesystem has incompatible features which are not known here.

@@ -54,6 +54,37 @@ func (v *Volume) ClusterMapped(src Source, in *Inode, lblk Lblk) (b Block, ok bo
 	return b + Block(lblk), true, nil // NB: modulo 2^64
 }
 
+// HolePlace says where the blocks of a hole belong: the first n of them, at most those asked for,
+// into the cluster of a neighbour that is mapped, from block b on; or, if ok is false, into new
+// clusters, of which the first one begins with the block that lblk's cluster begins with. Without
+// bigalloc it is always the latter. Errors of src, CorruptError.
+func (v *Volume) HolePlace(src Source, in *Inode, lblk Lblk, n uint32) (b Block, of uint32, ok bool,
+	err error) {
+	mask := uint64(1)<<v.ClusterBits - 1
+	if mask == 0 {
+		return 0, n, false, nil
+	}
+	if b, ok, err = v.ClusterMapped(src, in, lblk); err != nil {
+		return 0, 0, false, err
+	}
+	if ok {
+		return b, min(n, v.clusterLeft(lblk)), true, nil
+	}
+	end := uint64(lblk) + uint64(n)
+	if _, used, err := v.mappedIn(src, in, end, (end+mask)&^mask); err != nil || !used {
+		return 0, n, false, err
+	}
+	return 0, uint32(end&^mask - uint64(lblk)), false, nil
+}
+
+// clusterLeft is how many blocks the cluster of lblk has from lblk on.
+func (v *Volume) clusterLeft(lblk Lblk) uint32 {
+	return 1<<v.ClusterBits - v.InCluster(lblk)
+}
+
+// InCluster is the number of a block of a file in its cluster: 0 without bigalloc.
+func (v *Volume) InCluster(lblk Lblk) uint32 { return uint32(lblk) & (1<<v.ClusterBits - 1) }
+
 // mappedIn looks for a block of the file in [from, to), a part of a cluster: block lblk of that
 // cluster is block b+lblk of the filesystem. It takes as many looks into the mapping as there are
 // runs up to the first that is not a hole: one or two.

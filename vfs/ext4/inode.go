@@ -151,13 +151,7 @@ func (v *Volume) decodeInode(checked *Checked, raw []byte, in *Inode) error {
 	if in.Size > uint64(lblkMax)<<v.BlockBits {
 		return Corrupt("i_size", in.Where, in.Offset+iSizeHigh, in.Ino)
 	}
-	in.Sectors = uint64(le.Uint32(raw[iBlocksLo:]))
-	if v.HasROCompat(ROCompatHugeFile) {
-		in.Sectors |= uint64(le.Uint16(raw[iBlocksHigh:])) << 32
-		if in.Flags&FlagHugeFile != 0 {
-			in.Sectors <<= v.BlockBits - 9
-		}
-	}
+	v.decodeBlocks(raw, in)
 	in.FileACL = Block(le.Uint32(raw[iFileACLLo:]))
 	if v.HasIncompat(Incompat64bit) {
 		in.FileACL |= Block(le.Uint16(raw[iFileACLHi:])) << 32
@@ -169,6 +163,17 @@ func (v *Volume) decodeInode(checked *Checked, raw []byte, in *Inode) error {
 		in.InBody = raw[inodeSizeGood+in.ExtraISize:]
 	}
 	return nil
+}
+
+// decodeBlocks decodes i_blocks, after the flags.
+func (v *Volume) decodeBlocks(raw []byte, in *Inode) {
+	in.Sectors = uint64(le.Uint32(raw[iBlocksLo:]))
+	if v.HasROCompat(ROCompatHugeFile) {
+		in.Sectors |= uint64(le.Uint16(raw[iBlocksHigh:])) << 32
+		if in.Flags&FlagHugeFile != 0 {
+			in.Sectors <<= v.BlockBits - 9
+		}
+	}
 }
 
 // decodeTimes decodes what lies in and behind the part that i_extra_isize makes valid ("Inode

@@ -6,7 +6,7 @@ import (
 
 // WriteInode writes in back to its place, with its checksum. What lies behind the extra fields
 // (in-inode attributes) stays as it is there. Errors: those of ed; EFBIG for more blocks than
-// i_blocks can count.
+// i_blocks can count; EDQUOT, if its owner may not have what it has.
 func (v *Volume) WriteInode(ed Editor, in *Inode) error {
 	b, off, err := v.InodeBlock(in.Ino)
 	if err != nil {
@@ -17,6 +17,14 @@ func (v *Volume) WriteInode(ed Editor, in *Inode) error {
 		return err
 	}
 	raw := buf.Data[off : off+int(v.InodeSize)]
+	if err := v.chargeChange(ed, raw, in); err != nil {
+		return err
+	}
+	return v.putInode(raw, in)
+}
+
+// putInode fills in the bytes of an inode.
+func (v *Volume) putInode(raw []byte, in *Inode) error {
 	if err := v.encodeInode(raw, in); err != nil {
 		return err
 	}
@@ -25,7 +33,7 @@ func (v *Volume) WriteInode(ed Editor, in *Inode) error {
 }
 
 // InitInode writes in, which was just allocated, over whatever stood there: all that Inode has no
-// field for becomes zero.
+// field for becomes zero. Errors: as WriteInode.
 func (v *Volume) InitInode(ed Editor, in *Inode) error {
 	b, off, err := v.InodeBlock(in.Ino)
 	if err != nil {
@@ -44,7 +52,10 @@ func (v *Volume) InitInode(ed Editor, in *Inode) error {
 		le.PutUint16(raw[iExtraISize:], in.ExtraISize)
 		in.InBody = raw[inodeSizeGood+int(in.ExtraISize):]
 	}
-	return v.WriteInode(ed, in)
+	if err := v.chargeNew(ed, in); err != nil {
+		return err
+	}
+	return v.putInode(raw, in)
 }
 
 // extraISizeWanted is how much new inodes get if there is room: as far as i_projid.

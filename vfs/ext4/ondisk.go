@@ -58,6 +58,8 @@ const (
 	sMinExtraISize     = 0x15c
 	sWantExtraISize    = 0x15e
 	sFlags             = 0x160
+	sMMPUpdateInterval = 0x166
+	sMMPBlock          = 0x168
 	sFreeBlocksHi      = 0x158
 	sChecksumType      = 0x175
 	sKbytesWritten     = 0x178
@@ -76,6 +78,9 @@ const (
 	sEncoding          = 0x27c
 	sEncodingFlags     = 0x27e
 	sOrphanFileInum    = 0x280
+	sUsrQuotaInum      = 0x240
+	sGrpQuotaInum      = 0x244
+	sPrjQuotaInum      = 0x26c
 	sChecksum          = 0x3fc
 
 	// Bits of s_flags.
@@ -89,6 +94,38 @@ const (
 	revDynamic     = 1
 	// jnlBackupBlocks: s_jnl_blocks holds the journal inode's i_block and size.
 	jnlBackupBlocks = 1
+)
+
+// The block of multiple mount protection ("Multiple Mount Protection").
+const (
+	mmpMagic         = 0x00
+	mmpSeq           = 0x04
+	mmpTime          = 0x08
+	mmpNodename      = 0x10
+	mmpBdevname      = 0x50
+	mmpCheckInterval = 0x70
+	mmpChecksum      = 0x3fc
+
+	mmpMagicNumber = 0x004d4d50
+)
+
+// Fields of the superblock that only a writer needs.
+const (
+	sMaxMntCount       = 0x36
+	sFirstErrorLine    = 0x1c8
+	sLastErrorLine     = 0x1d4
+	sWtimeHi           = 0x274
+	sMtimeHi           = 0x275
+	sFirstErrorTimeHi  = 0x278
+	sLastErrorTimeHi   = 0x279
+	sFirstErrorErrcode = 0x27a
+	sLastErrorErrcode  = 0x27b
+
+	superNameSize = 16 // of s_volume_name
+	superPathSize = 64 // of s_last_mounted
+	superFuncSize = 32 // of s_first_error_func
+	// maxMntCount is what stands for "the default" in s_max_mnt_count.
+	maxMntCount = 20
 )
 
 // A group descriptor ("Block Group Descriptors"); what lies behind 32 bytes is there with 64bit.
@@ -188,6 +225,8 @@ const (
 // A block of the orphan file ("Orphan file"): inode numbers, then magic and checksum.
 const (
 	orphanTailSize  = 8
+	obMagic         = 0x0 // of the tail: __le32 ob_magic
+	obChecksum      = 0x4 // __le32, crc32c of the file's inode seed, block number and entries
 	orphanTailMagic = 0x0b10ca04
 )
 

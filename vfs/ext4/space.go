@@ -29,10 +29,13 @@ type Space struct {
 	// windows are parts of BusyReserved, of windowBlocks blocks, see ReserveBlocks.
 	windows      [windowsMax]window
 	windowBlocks int64
-	// Scratch for splitting a leaf of a directory: its entries and its contents.
+	// Scratch for splitting a leaf of a directory: its entries and its contents; and for an
+	// attribute block in the making.
 	leafEntries []leafEntry
 	block       []byte
 	acl         []byte // an ACL that is being inherited or changed
+	attrs       xattrSpace
+	quotas      *Quotas // nil if nobody counts
 }
 
 // BusySet is a set of clusters that must not be allocated though the bitmaps show them free.
@@ -98,7 +101,7 @@ func NewSpace(v *Volume) *Space {
 		undo: make([]spaceUndo, 0, undoMax), freed: busyFreed0,
 		keep:        int64(v.reservedBlocks() >> v.ClusterBits),
 		leafEntries: make([]leafEntry, 0, v.BlockSize/deSizeMin), block: make([]byte, v.BlockSize),
-		acl: make([]byte, v.BlockSize)}
+		acl: make([]byte, v.aclSizeMax())}
 	copy(s.groups, v.groups)
 	for i := range s.groups {
 		g := &s.groups[i]
@@ -119,7 +122,13 @@ func (v *Volume) reservedBlocks() uint64 {
 }
 
 // Begin starts an attempt.
-func (s *Space) Begin() { s.undo = s.undo[:0] }
+func (s *Space) Begin() {
+	s.undo = s.undo[:0]
+	s.attrs.begin()
+	if s.quotas != nil {
+		s.quotas.begin()
+	}
+}
 
 // Rollback undoes all changes since Begin.
 func (s *Space) Rollback() {
@@ -142,6 +151,10 @@ func (s *Space) Rollback() {
 		s.groups[u.group].longest = s.groups[u.group].freeClusters
 	}
 	s.undo = s.undo[:0]
+	s.attrs.rollback()
+	if s.quotas != nil {
+		s.quotas.rollback()
+	}
 }
 
 func (s *Space) addClusters(g Group, n int32) {

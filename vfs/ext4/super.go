@@ -40,6 +40,7 @@ func Open(r io.ReaderAt, size int64, o OpenOptions) (*Volume, error) {
 		return nil, fmt.Errorf("%w: %d bytes are too few for a superblock at byte %d", ErrNotExt,
 			size, at)
 	}
+	v.superAt = at
 	if _, err := r.ReadAt(v.Super[:], at); err != nil {
 		return nil, fmt.Errorf("reading the superblock at byte %d: %w", at, err)
 	}

@@ -4,7 +4,8 @@ package ext4
 // fixed for the life of a mount. It holds no blocks; those come from a Source.
 type Volume struct {
 	// Super is a private copy of the superblock as read.
-	Super [SuperSize]byte
+	Super   [SuperSize]byte
+	superAt int64 // the byte where it stands
 
 	BlockSize uint32 // bytes
 	BlockBits uint8  // log2 of BlockSize
@@ -41,7 +42,6 @@ type Volume struct {
 	groups       []groupSpace // of the group descriptors when opened
 	freeClusters uint64       // sums over them
 	freeInodes   uint64
-	orphanSeed   uint32 // of the checksums of the orphan file
 	overhead     uint64 // blocks of metadata; see SetOverhead
 
 	// nodeEntries is how many entries new nodes of extent trees have room for, if it is not 0: a

@@ -62,6 +62,8 @@ type xattrArea struct {
 	where Block
 	base  int // where in that block data begins
 	ino   Ino
+	// hashed: it is a block, whose entries have hashes, and an order.
+	hashed bool
 }
 
 // xattrEntry is a decoded entry.
@@ -180,7 +182,7 @@ func (v *Volume) xattrBlock(src Source, in *Inode) (a xattrArea, err error) {
 	if err != nil {
 		return a, err
 	}
-	a = xattrArea{data: buf.Data, first: xhSize, where: in.FileACL, ino: in.Ino}
+	a = xattrArea{data: buf.Data, first: xhSize, where: in.FileACL, ino: in.Ino, hashed: true}
 	if le32(a.data, xhMagic) != xattrMagic || le32(a.data, xhBlocks) != 1 {
 		return a, a.corrupt("header", 0)
 	}
@@ -195,13 +197,18 @@ func (v *Volume) xattrSumOK(buf Buf, b Block) bool {
 	if !v.csummed() || *buf.Checked == (Checked{Kind: kindXattr, Items: 1}) {
 		return true
 	}
-	crc := crc32c32(crc32c32(v.CsumSeed, uint32(b)), uint32(b>>32))
-	crc = crc32cZeros(crc32c(crc, buf.Data[:xhChecksum]), 4)
-	if crc32c(crc, buf.Data[xhChecksum+4:]) != le32(buf.Data, xhChecksum) {
+	if v.xattrSum(buf.Data, b) != le32(buf.Data, xhChecksum) {
 		return false
 	}
 	*buf.Checked = Checked{Kind: kindXattr, Items: 1}
 	return true
+}
+
+// xattrSum is the checksum of an attribute block.
+func (v *Volume) xattrSum(data []byte, b Block) uint32 {
+	crc := crc32c32(crc32c32(v.CsumSeed, uint32(b)), uint32(b>>32))
+	crc = crc32cZeros(crc32c(crc, data[:xhChecksum]), 4)
+	return crc32c(crc, data[xhChecksum+4:])
 }
 
 // GetXattr copies the value of an attribute to dst and returns its length; with an empty dst it
@@ -251,9 +258,11 @@ func (v *Volume) eaValue(src Source, owner *Inode, e *xattrEntry, dst []byte,
 	}
 	for size := uint32(len(dst)); cur.done < size; {
 		lblk := cur.done >> v.BlockBits
-		if err := v.eaBlock(src, &ea, lblk, dst, cur); err != nil {
+		data, err := v.eaBlock(src, &ea, lblk, size)
+		if err != nil {
 			return err
 		}
+		cur.done += uint32(copy(dst[cur.done:], data))
 		// Every step ends at a multiple, so that a stall does not make it longer.
 		if (lblk+1)%eaBlocksPerStep == 0 && cur.done < size {
 			return ErrContinue
@@ -284,27 +293,25 @@ func (v *Volume) eaInode(src Source, owner *Inode, e *xattrEntry, ea *Inode) err
 	return nil
 }
 
-// eaBlock copies one block of a value to its place in dst, and advances cur.
-func (v *Volume) eaBlock(src Source, ea *Inode, lblk uint32, dst []byte,
-	cur *XattrCursor) error {
+// eaBlock returns what one block holds of a value of size bytes.
+func (v *Volume) eaBlock(src Source, ea *Inode, lblk, size uint32) ([]byte, error) {
 	var run Run
 	limit := eaBlocksPerStep - lblk%eaBlocksPerStep
-	left := (uint32(len(dst))-1)>>v.BlockBits - lblk + 1
+	left := (size-1)>>v.BlockBits - lblk + 1
 	if err := v.Map(src, ea, Lblk(lblk), min(limit, left), &run); err != nil {
-		return err
+		return nil, err
 	}
 	if run.State != RunMapped {
-		return Corrupt("extended attributes: hole in a value", ea.Where, ea.Offset, ea.Ino)
+		return nil, Corrupt("extended attributes: hole in a value", ea.Where, ea.Offset, ea.Ino)
 	}
 	for i := range run.Len {
 		src.Want(run.Phys + Block(i))
 	}
 	buf, err := src.Block(run.Phys)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	cur.done += uint32(copy(dst[cur.done:], buf.Data))
-	return nil
+	return buf.Data[:min(v.BlockSize, size-lblk<<v.BlockBits)], nil
 }
 
 // checkEAHash compares a value in an inode of its own with the two hashes kept of it: the inode
@@ -326,11 +333,16 @@ func (v *Volume) checkEAHash(owner *Inode, e *xattrEntry, ea *Inode, value []byt
 
 // xattrHash is e_hash of an entry whose value has the hash value: of the name's characters, then
 // of one word. Early kernels took the characters as signed.
-func xattrHash(name []byte, value uint32, unsigned bool) (hash uint32) {
+func xattrHash(name []byte, value uint32, unsigned bool) uint32 {
+	hash := xattrNameHash(name, unsigned)
+	return hash<<16 ^ hash>>16 ^ value
+}
+
+func xattrNameHash(name []byte, unsigned bool) (hash uint32) {
 	for _, b := range name {
 		hash = hash<<5 ^ hash>>27 ^ char(b, unsigned)
 	}
-	return hash<<16 ^ hash>>16 ^ value
+	return hash
 }
 
 // ListXattr writes the names of the attributes, each with a zero byte behind it, to dst and
