@@ -76,6 +76,7 @@ type Instance struct {
 	// was asked for.
 	storage  *blockdev.Sync
 	readOnly bool
+	replayed bool // the journal was
 	// protection is multiple mount protection until the mount keeps it, nil without.
 	protection *recovery.Protection
 	// closers undo what was opened, the last first.
@@ -165,17 +166,45 @@ func (i *Instance) openFS() error {
 	i.readOnly = true
 	if !o.ReadOnly {
 		i.tell("mounted read-only: " + why)
+	} else if i.replayed && why == "" {
+		if err := i.freeOrphans(c); err != nil {
+			return i.about(err)
+		}
 	}
 	err := i.unprotect()
 	if err != nil {
 		return i.about(err)
 	}
-	c.Write = nil
+	c.Write, c.Volume = nil, i.vol
 	i.fs, err = vfs.New(c)
 	if errors.Is(err, unix.EINVAL) {
 		return fail(ExitUsage, err)
 	}
 	return fail(ExitSystem, err)
+}
+
+// freeOrphans ends what a crash has left half done, deleted files and truncations, before a mount
+// that only reads, but has replayed the journal: as the kernel does. Where that cannot be the next
+// mount does it.
+func (i *Instance) freeOrphans(c vfs.Config) (err error) {
+	if i.vol.LastOrphan() == 0 && !i.vol.HasROCompat(ext4.ROCompatOrphanPresent) {
+		return nil
+	}
+	if c.Write, err = i.writeConfig(); err != nil {
+		return err
+	}
+	fs, err := vfs.New(c)
+	if err != nil {
+		i.log.Warn("deleted files are left to the next mount", "source", i.config.Source,
+			"err", err)
+		return nil
+	}
+	i.protection = nil // given back by the unmount
+	if err := fs.Unmount(); err != nil {
+		return err
+	}
+	i.vol, err = ext4.Open(i.storage, i.dev.Size(), ext4.OpenOptions{})
+	return err
 }
 
 // cacheSize is what cache_size= says. The default grows for blocks so large that it would hold too
@@ -291,7 +320,7 @@ func (i *Instance) openVolume() (err error) {
 	case report.Replayed:
 		i.log.Info(report.String(), "source", i.config.Source)
 	}
-	if report.Replayed {
+	if i.replayed = report.Replayed; i.replayed {
 		if i.vol, err = ext4.Open(i.storage, i.dev.Size(), super); err != nil {
 			return fmt.Errorf("after the replay of the journal: %w", err)
 		}
