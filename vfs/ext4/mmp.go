@@ -81,8 +81,8 @@ func (m *MMP) Wait() time.Duration {
 func (v *Volume) MMPBlock() (Block, error) {
 	b := Block(le.Uint64(v.Super[sMMPBlock:]))
 	if b <= v.FirstDataBlock || b >= v.BlocksCount {
-		return 0, Corrupt("superblock: block of multiple mount protection", Block(SuperOffset>>v.BlockBits),
-			sMMPBlock, 0)
+		return 0, Corrupt("superblock: block of multiple mount protection",
+			Block(SuperOffset>>v.BlockBits), sMMPBlock, 0)
 	}
 	return b, nil
 }
