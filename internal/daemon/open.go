@@ -74,9 +74,13 @@ type Instance struct {
 	fs       *vfs.FS
 	// storage is dev for code that may block. readOnly says that nothing is to be written, whatever
 	// was asked for.
-	storage  *blockdev.Sync
-	readOnly bool
-	replayed bool // the journal was
+	storage *blockdev.Sync
+	// journal is the device of an external journal, nil without, and journalStorage the same for
+	// code that may block.
+	journal        blockdev.Device
+	journalStorage *blockdev.Sync
+	readOnly       bool
+	replayed       bool // the journal was
 	// protection is multiple mount protection until the mount keeps it, nil without.
 	protection *recovery.Protection
 	// closers undo what was opened, the last first.
@@ -256,18 +260,20 @@ func (i *Instance) openSource(readOnly bool) error {
 	return err
 }
 
-// openJournal opens the device of an external journal, nil if none was given.
-func (i *Instance) openJournal() (recovery.Storage, error) {
+// openJournal opens the device of an external journal, if one was given.
+func (i *Instance) openJournal() error {
 	path := i.config.Options.Journal
 	if path == "" {
-		return nil, nil
+		return nil
 	}
 	dev, err := i.openDevice(path, blockdev.Options{})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	i.closers = append(i.closers, func() { _ = dev.Close() })
-	return i.sync(dev)
+	i.journal = dev
+	i.journalStorage, err = i.sync(dev)
+	return err
 }
 
 func (i *Instance) openDevice(path string, o blockdev.Options) (blockdev.Device, error) {
@@ -292,17 +298,20 @@ func (i *Instance) openVolume() (err error) {
 	}
 	dirty := recovery.NeedsRecovery(i.vol) && !o.NoRecovery
 	how := recovery.Options{NoRecovery: o.NoRecovery, Super: o.Super}
-	if dirty {
-		if i.readOnly {
-			if err := i.openSource(false); err != nil {
-				return err
-			}
-		}
-		if how.Journal, err = i.openJournal(); err != nil {
+	if dirty && i.readOnly {
+		if err := i.openSource(false); err != nil {
 			return err
 		}
 	}
-	how.ReadOnly = i.dev.ReadOnly() && dirty
+	if recovery.External(i.vol) && (dirty || !i.readOnly) {
+		if err := i.openJournal(); err != nil {
+			return err
+		}
+	}
+	if i.journal != nil {
+		how.Journal = i.journalStorage
+	}
+	how.ReadOnly = dirty && (i.dev.ReadOnly() || i.journal != nil && i.journal.ReadOnly())
 	stop, err := i.protect(dirty)
 	if err != nil {
 		return err
