@@ -71,6 +71,8 @@ type Instance struct {
 	// was asked for.
 	storage  *blockdev.Sync
 	readOnly bool
+	// replayed says that the journal had something to replay, and was.
+	replayed bool
 	// closers undo what was opened, the last first.
 	closers []func()
 }
@@ -83,6 +85,18 @@ func Open(c Config) (*Instance, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
+	i, err := open(c)
+	if err != nil || !i.replayed || !c.Options.ReadOnly || !i.orphans() {
+		return i, err
+	}
+	i.Close()
+	if err := freeOrphans(c); err != nil {
+		c.Log.Warn("inodes without names are left", "source", c.Source, "err", err)
+	}
+	return open(c)
+}
+
+func open(c Config) (*Instance, error) {
 	i := &Instance{config: c, log: c.Log}
 	release, err := Lock(c.Options.LockFile)
 	if err != nil {
@@ -94,6 +108,25 @@ func Open(c Config) (*Instance, error) {
 		return nil, err
 	}
 	return i, nil
+}
+
+// orphans says whether there are inodes without names, which a crash left to the next mount.
+func (i *Instance) orphans() bool {
+	return i.vol.LastOrphan() != 0 || i.vol.HasROCompat(ext4.ROCompatOrphanPresent)
+}
+
+// freeOrphans frees the inodes without names of a filesystem that is going to be read only, as the
+// kernel does after it has replayed the journal: mounting for writing and unmounting does it.
+func freeOrphans(c Config) error {
+	o := *c.Options
+	o.ReadOnly = false
+	c.Options, c.Notice = &o, nil
+	i, err := open(c)
+	if err != nil {
+		return err
+	}
+	defer i.Close()
+	return i.fs.Unmount()
 }
 
 func (i *Instance) open() error {
@@ -273,6 +306,7 @@ func (i *Instance) openVolume() (err error) {
 	case report.Replayed:
 		i.log.Info(report.String(), "source", i.config.Source)
 	}
+	i.replayed = report.Replayed
 	if report.Replayed {
 		if i.vol, err = ext4.Open(i.storage, i.dev.Size(), super); err != nil {
 			return fmt.Errorf("after the replay of the journal: %w", err)
