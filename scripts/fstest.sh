@@ -195,6 +195,12 @@ yesext[234]) ;;
 ext[234] | yes | '') exec REAL "${args[@]}" ;;
 *) exec REAL -t "$type" "${args[@]}" ;;
 esac
+# The kernel mounts what it has mounted already once more; asyncfsd has a bind mount for that.
+first=$(findmnt -rn -t fuse.asyncfsd -S "$source" -o TARGET | head -1)
+if [ -n "$first" ]; then
+    REAL --bind "$first" "${places[1]}" && exec REAL --make-private "${places[1]}"
+    exit 32
+fi
 said=$(REAL -t fuse.asyncfsd -o kernel "${args[@]}" 2>&1)
 status=$?
 where=${places[1]:-}

@@ -30,31 +30,53 @@ func (c *Cred) find() {
 		return
 	}
 	c.UID, c.GID = nobody, nobody
-	path := "/proc/" + strconv.FormatUint(uint64(c.PID), 10) + "/status"
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return
-	}
-	defer unix.Close(fd)
-	var text [1024]byte
-	n, err := unix.Read(fd, text[:])
-	if err == nil {
-		c.parse(text[:n])
-	}
-}
-
-// parse takes the IDs that count for filesystems, which are the last of four.
-func (c *Cred) parse(status []byte) {
+	status := c.status()
+	// The IDs that count for filesystems are the last of four.
 	for _, f := range []struct {
 		name string
 		to   *uint32
 	}{{"\nUid:", &c.UID}, {"\nGid:", &c.GID}} {
-		_, line, _ := bytes.Cut(status, []byte(f.name))
-		line, _, _ = bytes.Cut(line, []byte("\n"))
-		if words := bytes.Fields(line); len(words) == 4 {
+		if words := fields(status, f.name); len(words) == 4 {
 			if id, err := strconv.ParseUint(string(words[3]), 10, 32); err == nil {
 				*f.to = uint32(id)
 			}
 		}
 	}
+}
+
+// InGroup says whether who asks is in a group.
+func (c *Cred) InGroup(gid uint32) bool {
+	c.find()
+	if c.GID == gid {
+		return true
+	}
+	for _, word := range fields(c.status(), "\nGroups:") {
+		if id, err := strconv.ParseUint(string(word), 10, 32); err == nil && uint32(id) == gid {
+			return true
+		}
+	}
+	return false
+}
+
+// status reads what the kernel says of the process.
+func (c *Cred) status() []byte {
+	path := "/proc/" + strconv.FormatUint(uint64(c.PID), 10) + "/status"
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil
+	}
+	defer unix.Close(fd)
+	text := make([]byte, 4096)
+	n, err := unix.Read(fd, text)
+	if err != nil {
+		return nil
+	}
+	return text[:n]
+}
+
+// fields returns the words of a line of a status file.
+func fields(status []byte, name string) [][]byte {
+	_, line, _ := bytes.Cut(status, []byte(name))
+	line, _, _ = bytes.Cut(line, []byte("\n"))
+	return bytes.Fields(line)
 }

@@ -24,6 +24,9 @@ func TestCredFind(t *testing.T) {
 		{Cred{UID: UnknownID, PID: uint32(cmd.Process.Pid)}, Cred{UID: 12, GID: 34}},
 		{Cred{UID: UnknownID, PID: 1 << 30}, Cred{UID: nobody, GID: nobody}},
 	} {
+		if c.want.GID == 34 && (!c.have.InGroup(34) || c.have.InGroup(33)) {
+			t.Errorf("%+v: wrong groups", c.have)
+		}
 		c.want.PID = c.have.PID
 		if root := c.have.IsRoot(); root != (c.want.UID == 0) || c.have != c.want {
 			t.Errorf("%+v, root: %v, want %+v", c.have, root, c.want)

@@ -61,11 +61,21 @@ func prepareFallocate(fs *FS, tx *Tx, op *Op) error {
 	return fs.fill(tx, op, in, end)
 }
 
+// killFor takes from a file what an allocation ends.
 // NB: the kernel does not say that setuid and setgid are to go, as it does with a WRITE. They stay
 // where the caller has CAP_FSETID; that root has it, and nobody else, is as close as one can get.
-
-// suidgid says whether a file has a bit that is to go.
-func suidgid(in *ext4.Inode) bool { return in.Mode&(unix.S_ISUID|unix.S_ISGID) != 0 }
+func (fs *FS) killFor(tx *Tx, op *Op, in *ext4.Inode) (bool, error) {
+	if in.Mode&(unix.S_ISUID|unix.S_ISGID) == 0 || op.Cred.IsRoot() {
+		return fs.killPrivileges(tx, in, false)
+	}
+	// Setgid without execution for the group goes when somebody else's group it is.
+	kept := in.Mode&unix.S_ISGID != 0 && in.Mode&unix.S_IXGRP == 0 && op.Cred.InGroup(in.GID)
+	killed, err := fs.killPrivileges(tx, in, true)
+	if in.Mode&unix.S_ISGID != 0 && !kept {
+		in.Mode, killed = in.Mode&^unix.S_ISGID, true
+	}
+	return killed, err
+}
 
 // punch frees the whole blocks of the range and zeroes the parts of blocks at its ends. done says
 // that this is over.
@@ -95,7 +105,7 @@ func (fs *FS) punch(tx *Tx, op *Op, in *ext4.Inode, end uint64, zero bool) (done
 		return false, err
 	}
 	fs.modified(in, op.now)
-	killed, werr := fs.killPrivileges(tx, in, suidgid(in) && !op.Cred.IsRoot())
+	killed, werr := fs.killFor(tx, op, in)
 	if werr != nil {
 		return false, werr
 	}
@@ -139,7 +149,7 @@ func (fs *FS) fill(tx *Tx, op *Op, in *ext4.Inode, end uint64) error {
 		in.Mtime = fs.vol.ClampTime(op.now)
 	}
 	fs.changedAt(in, op.now)
-	killed, err := fs.killPrivileges(tx, in, suidgid(in) && !op.Cred.IsRoot())
+	killed, err := fs.killFor(tx, op, in)
 	if err != nil {
 		return err
 	}

@@ -97,10 +97,11 @@ func prepareRemovexattr(fs *FS, tx *Tx, op *Op) error {
 }
 
 // flagsSettable are the inode flags that FS_IOC_SETFLAGS may change (EXT4_FL_USER_MODIFIABLE, less
-// what is not supported: compression, journalled data, encryption, inline data, DAX, extents).
+// what is not supported: compression, journalled data, encryption, inline data, extents). DAX is
+// kept for the kernel.
 const flagsSettable = 0x1 | 0x2 | ext4.FlagSync | ext4.FlagImmutable | ext4.FlagAppend |
 	ext4.FlagNodump | ext4.FlagNoatime | 0x8000 | ext4.FlagDirsync | ext4.FlagTopdir |
-	ext4.FlagProjinherit
+	ext4.FlagProjinherit | ext4.FlagDax
 
 // flagsModifiable is EXT4_FL_USER_MODIFIABLE.
 const flagsModifiable = 0x604bc0ff
@@ -148,7 +149,7 @@ func prepareSetproject(fs *FS, tx *Tx, op *Op) error {
 		return err
 	}
 	const known = ext4.FlagSync | ext4.FlagImmutable | ext4.FlagAppend | ext4.FlagNodump |
-		ext4.FlagNoatime | ext4.FlagProjinherit
+		ext4.FlagNoatime | ext4.FlagProjinherit | ext4.FlagDax
 	if op.Arg&^uint32(known) != 0 {
 		return unix.EOPNOTSUPP
 	}

@@ -12,11 +12,46 @@ import (
 	"asyncfsd/internal/testenv"
 )
 
+// TestOrphansReadOnly has a mount that only reads replay the journal after a shutdown, and free
+// what has no name any more.
+func TestOrphansReadOnly(t *testing.T) {
+	testenv.NeedRoot(t)
+	mnt, path := mountpoint(t), newImage(t)
+	if r := asyncfsd(t, path, mnt); r.code != 0 {
+		t.Fatalf("exit code %d: %s", r.code, r.stderr)
+	}
+	f, err := os.Create(filepath.Join(mnt, "file"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Write(make([]byte, 100_000)); err != nil {
+		t.Fatal(err)
+	}
+	how := uint32(1)
+	if err := os.Remove(f.Name()); err != nil {
+		t.Fatal(err)
+	}
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), goingDown, uintptr(unsafe.Pointer(&how)))
+	if errno != 0 {
+		t.Errorf("shutdown: %v", errno)
+	}
+	_ = f.Close()
+	umount(t, mnt)
+	if r := asyncfsd(t, "-o", "ro", path, mnt); r.code != 0 || r.stderr != "" {
+		t.Fatalf("exit code %d: %s", r.code, r.stderr)
+	}
+	check(t, path)
+	umount(t, mnt)
+	check(t, path)
+}
+
+// goingDown is EXT4_IOC_SHUTDOWN.
+const goingDown = 0x8004587d
+
 // TestShutdown shuts a mount down (EXT4_IOC_SHUTDOWN) and looks at what the next one has: what was
 // synced, and, if the log was to be flushed, everything.
 func TestShutdown(t *testing.T) {
 	testenv.NeedRoot(t)
-	const shutdown = 0x8004587d
 	for _, c := range []struct {
 		name string
 		how  uint32
@@ -40,7 +75,7 @@ func TestShutdown(t *testing.T) {
 			if err := os.Mkdir(filepath.Join(mnt, "late"), 0o755); err != nil {
 				t.Fatal(err)
 			}
-			_, _, errno := unix.Syscall(unix.SYS_IOCTL, dir.Fd(), shutdown,
+			_, _, errno := unix.Syscall(unix.SYS_IOCTL, dir.Fd(), goingDown,
 				uintptr(unsafe.Pointer(&c.how)))
 			if errno != 0 {
 				t.Errorf("shutdown: %v", errno)

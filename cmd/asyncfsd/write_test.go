@@ -397,6 +397,19 @@ func TestKillPrivileges(t *testing.T) {
 			}
 		}
 	}
+	// Setgid alone marks files for mandatory locking; it stays for who is in the group.
+	for group, want := range map[int]uint32{0: 0o666, 1001: 0o2666} {
+		if err := errors.Join(os.Chown(name, 0, group), unix.Chmod(name, 0o6666)); err != nil {
+			t.Fatal(err)
+		}
+		if out, err := asUser(1000, "fallocate", "-l", "64k", name); err != nil {
+			t.Fatalf("fallocate: %v: %s", err, out)
+		}
+		var st unix.Stat_t
+		if err := unix.Stat(name, &st); err != nil || st.Mode&0o7777 != want {
+			t.Errorf("fallocate, file of group %d: mode %o, %v, want %o", group, st.Mode, err, want)
+		}
+	}
 	umount(t, mnt)
 	check(t, path)
 }

@@ -37,6 +37,11 @@ func (v *Volume) ReadDir(src Source, dir *Inode, pos uint64, ent *Dirent) error 
 	if ordered && pos <= cookieDotDot {
 		return v.readDots(src, dir, pos, ent)
 	}
+	// NB: up to the size it may be an offset, of a directory whose index became unusable. What else
+	// is no cookie of ours is before all names, as in the kernel.
+	if ordered && pos > dir.Size && pos < cookieHashed {
+		pos = cookieHashed
+	}
 	if ordered && pos >= cookieHashed {
 		err := v.readOrdered(src, dir, pos-cookieHashed, ent)
 		if err != errBadIndex {
