@@ -19,7 +19,7 @@ type Record struct {
 	Device
 	base     []byte
 	log      []RecordEntry
-	now      int // counts submissions and completions: the points of time
+	now      *int // counts submissions and completions: the points of time
 	requests requests
 }
 
@@ -39,10 +39,14 @@ type RecordEntry struct {
 
 // NewRecord registers a wrapper of dev with l. base is what dev contains now; it is copied.
 func NewRecord(l *asyncq.Loop, dev Device, base []byte) *Record {
-	r := &Record{Device: dev, base: slices.Clone(base)}
+	r := &Record{Device: dev, base: slices.Clone(base), now: new(int)}
 	r.requests.id = l.Register("record", r)
 	return r
 }
+
+// Share has r and other count the same points of time, before either is used: what is recorded of
+// both can be cut off at the same point.
+func (r *Record) Share(other *Record) { r.now = other.now }
 
 // Submit notes a request and passes it on.
 func (r *Record) Submit(io asyncq.IO) {
@@ -50,8 +54,8 @@ func (r *Record) Submit(io asyncq.IO) {
 		r.Device.Submit(io)
 		return
 	}
-	r.now++
-	e := RecordEntry{Op: io.Op, FUA: io.FUA, Off: io.Off, Len: length(&io), Begin: r.now}
+	*r.now++
+	e := RecordEntry{Op: io.Op, FUA: io.FUA, Off: io.Off, Len: length(&io), Begin: *r.now}
 	if io.Op == asyncq.OpWrite {
 		e.Data = slices.Clone(io.Buf)
 	}
@@ -67,8 +71,8 @@ func (r *Record) Complete(t asyncq.Token, res int32) {
 	if !ok {
 		return
 	}
-	r.now++
-	r.log[q.entry].End, r.log[q.entry].Res = r.now, res
+	*r.now++
+	r.log[q.entry].End, r.log[q.entry].Res = *r.now, res
 	r.Engine().Post(asyncq.Completion{Token: q.io.Token, Res: res})
 }
 
@@ -82,7 +86,7 @@ func (r *Record) Cancel(asyncq.Slot) {}
 func (r *Record) Log() []RecordEntry { return r.log }
 
 // Now is the present point of time; the first is 0. Submissions and completions advance it.
-func (r *Record) Now() int { return r.now }
+func (r *Record) Now() int { return *r.now }
 
 // Boundaries returns the points right after something has become durable: completions of flushes
 // and of writes with FUA.

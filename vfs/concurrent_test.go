@@ -516,7 +516,7 @@ func (w *concWorker) compare(ino ext4.Ino, want []byte) {
 
 // cut checks what a power cut leaves of every worker's files.
 func (r *concRun) cut(point int, keep blockdev.Keep) {
-	image := r.b.record.Image(point, wholeSuper(r.b.record, keep))
+	image := r.b.image(point, keep)
 	cutAgain(r.t, image, r.rng, fmt.Sprint("power cut at ", point), func(b *memBed, when string) {
 		for _, w := range r.workers {
 			first, last := w.between(point)

@@ -35,7 +35,7 @@ func afterCut(t *testing.T, b *memBed) *memBed {
 func (b *memBed) done(t *testing.T, when string) {
 	t.Helper()
 	check(t, b.fs.Unmount())
-	fsckImage(t, b.data, "-fn", when)
+	fsckImage(t, b.whole(), "-fn", when)
 	b.close()
 }
 

@@ -6,6 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"asyncfsd/asyncq"
+	"asyncfsd/blockdev"
 	"asyncfsd/vfs/ext4"
 	"asyncfsd/vfs/jbd2"
 )
@@ -44,7 +45,8 @@ func (w *writer) step() bool {
 	case writerIdle:
 		return w.choose()
 	case writerLogged:
-		return w.flush(writerFlushed)
+		// NB: the data that the transaction tells of, too, on whatever device they are.
+		return w.flush(writerFlushed, true)
 	case writerFlushed:
 		w.stage = writerSealed
 		return w.submitCommit()
@@ -151,33 +153,39 @@ func (w *writer) close() bool {
 	w.stage = writerLogged
 	w.wakeRoom()
 	for _, p := range w.pieces[:len(w.pieces)-1] {
-		w.submit(asyncq.OpWrite, p.Off, w.mem[p.At:p.At+p.Len], false)
+		w.submit(w.logDev, asyncq.OpWrite, p.Off, w.mem[p.At:p.At+p.Len], false)
 	}
 	return w.park()
 }
 
-// submit sends one request of the machine.
-func (w *writer) submit(op asyncq.IOOp, off int64, buf []byte, fua bool) {
+// submit sends one request of the machine to a device.
+func (w *writer) submit(dev blockdev.Device, op asyncq.IOOp, off int64, buf []byte, fua bool) {
 	w.inflight++
-	w.written += uint64(len(buf))
+	if dev == w.fs.dev {
+		w.written += uint64(len(buf))
+	}
 	w.unwritten += int64(len(buf))
-	w.fs.dev.Submit(asyncq.IO{Op: op, Off: off, Buf: buf, FUA: fua,
+	dev.Submit(asyncq.IO{Op: op, Off: off, Buf: buf, FUA: fua,
 		Token: w.fs.loop.Table.Token(w.id, w.slot)})
 }
 
-// flush makes what was written durable, unless barriers are off, and goes on at stage next.
-func (w *writer) flush(next writerStage) bool {
+// flush makes what was written in place durable, unless barriers are off, and goes on at stage
+// next. With logToo it does the same for the log.
+func (w *writer) flush(next writerStage, logToo bool) bool {
 	w.stage = next
 	if w.c.NoBarrier {
 		return true
 	}
-	w.submit(asyncq.OpFlush, 0, nil, false)
+	w.submit(w.fs.dev, asyncq.OpFlush, 0, nil, false)
+	if logToo && w.logDev != w.fs.dev {
+		w.submit(w.logDev, asyncq.OpFlush, 0, nil, false)
+	}
 	return w.park()
 }
 
 func (w *writer) submitCommit() bool {
 	p := w.pieces[len(w.pieces)-1]
-	w.submit(asyncq.OpWrite, p.Off, w.mem[p.At:p.At+p.Len], !w.c.NoBarrier)
+	w.submit(w.logDev, asyncq.OpWrite, p.Off, w.mem[p.At:p.At+p.Len], !w.c.NoBarrier)
 	return w.park()
 }
 
@@ -236,7 +244,8 @@ func (w *writer) writePlaces() bool {
 	first, at := uint64(0), 0
 	send := func(end int) {
 		if end > at {
-			w.submit(asyncq.OpWrite, int64(first)<<w.fs.vol.BlockBits, w.mem[at:end], false)
+			w.submit(w.fs.dev, asyncq.OpWrite, int64(first)<<w.fs.vol.BlockBits, w.mem[at:end],
+				false)
 		}
 		at = end
 	}
@@ -260,7 +269,7 @@ func (w *writer) inPlace() bool {
 			w.cache.Placed(f)
 		}
 	}
-	return w.flush(writerSettled)
+	return w.flush(writerSettled, false)
 }
 
 // settled advances the tail of the log as far as blocks are in place and flushed.
@@ -280,13 +289,13 @@ func (w *writer) settled() bool {
 	case !w.log.TailTo(jbd2.Tid(oldest)):
 		return true
 	}
-	sector := w.mem[:max(int(w.fs.sector), jbd2.SuperSize)]
+	sector := w.mem[:max(w.logDev.SectorSize(), jbd2.SuperSize)]
 	if w.log.SuperOffset()&int64(len(sector)-1) != 0 {
 		panic("vfs: the journal's superblock is not on a sector of its own")
 	}
 	clear(sector)
 	w.log.Super(sector, false)
-	w.submit(asyncq.OpWrite, w.log.SuperOffset(), sector, !w.c.NoBarrier)
+	w.submit(w.logDev, asyncq.OpWrite, w.log.SuperOffset(), sector, !w.c.NoBarrier)
 	return w.park()
 }
 

@@ -42,7 +42,7 @@ func TestKernelRecovers(t *testing.T) {
 // kernelCut is cut with the kernel's recovery.
 func (r *simRun) kernelCut(point int, keep blockdev.Keep) {
 	when := fmt.Sprintf("power cut at %d, recovered by the kernel", point)
-	image := kernelMounted(r.t, r.b.record.Image(point, wholeSuper(r.b.record, keep)))
+	image := kernelMounted(r.t, r.b.image(point, keep))
 	fsckImage(r.t, slices.Clone(image), "-fn", when)
 	first, last := r.between(point)
 	b := must[*memBed](r.t)(openMem(image, 0, false))

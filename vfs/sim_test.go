@@ -18,6 +18,7 @@ import (
 
 	"asyncfsd/asyncq"
 	"asyncfsd/blockdev"
+	"asyncfsd/internal/testenv"
 	"asyncfsd/vfs"
 	"asyncfsd/vfs/ext4"
 	"asyncfsd/vfs/recovery"
@@ -44,6 +45,43 @@ type memBed struct {
 	record *blockdev.Record
 	fault  *blockdev.Fault
 	data   []byte
+	// journal is the device of an external journal, nil without one. Its bytes lie behind data in
+	// whatever is called an image here.
+	journal *blockdev.Record
+	log     []byte
+}
+
+// image is what a power cut at a point leaves.
+func (b *memBed) image(point int, keep blockdev.Keep) []byte {
+	image := b.record.Image(point, wholeSuper(b.record, keep))
+	if b.journal != nil {
+		image = append(image, b.journal.Image(point, keep)...)
+	}
+	return image
+}
+
+// boundaries are the points at which something has become durable.
+func (b *memBed) boundaries() []int {
+	points := b.record.Boundaries()
+	if b.journal != nil {
+		points = append(points, b.journal.Boundaries()...)
+		slices.Sort(points)
+	}
+	return points
+}
+
+// whole is what is there now.
+func (b *memBed) whole() []byte { return slices.Concat(b.data, b.log) }
+
+// split parts an image into the filesystem and its external journal, which is nil if it has none.
+func split(t testing.TB, image []byte) (data, log []byte) {
+	t.Helper()
+	vol, err := ext4.Open(bytes.NewReader(image), int64(len(image)), ext4.OpenOptions{})
+	if err != nil || !recovery.External(vol) {
+		return image, nil
+	}
+	size := int(vol.BlocksCount) << vol.BlockBits
+	return image[:size:size], image[size:]
 }
 
 // memSetting is one way to run a filesystem in memory.
@@ -55,19 +93,25 @@ type memSetting struct {
 	// commit is how old a transaction may get, in seconds.
 	commit int
 	sync   bool
+	log    []byte               // the device of an external journal, nil without one
 	faults []blockdev.FaultRule // from the first request of the mount on
 }
 
 // openMem opens an image in memory for writing. Its completions come in the order of seed.
 func openMem(data []byte, seed uint64, stall bool) (*memBed, error) {
-	return memSetting{seed: seed, stall: stall}.open(data)
+	return openMemLog(data, nil, seed, stall)
+}
+
+// openMemLog is openMem with an external journal, or nil.
+func openMemLog(data, log []byte, seed uint64, stall bool) (*memBed, error) {
+	return memSetting{seed: seed, stall: stall, log: log}.open(data)
 }
 
 // open opens an image in memory for writing.
 func (s memSetting) open(data []byte) (*memBed, error) {
 	engine := asyncq.NewSim(s.seed)
 	l := asyncq.New(asyncq.Config{Engine: engine, Seed: s.seed, Now: engine.Now, Slots: s.slots})
-	b := &memBed{loop: l, data: data}
+	b := &memBed{loop: l, data: data, log: s.log}
 	b.fault = blockdev.NewFault(l, blockdev.NewMem(l, "mem", data, 512, false), s.seed, s.faults...)
 	b.record = blockdev.NewRecord(l, b.fault, data)
 	p, err := blockdev.NewProvider(l, b.record)
@@ -75,11 +119,20 @@ func (s memSetting) open(data []byte) (*memBed, error) {
 		return nil, err
 	}
 	storage := p.Sync()
+	c := vfs.WriteConfig{Storage: storage, CommitSeconds: s.commit, Sync: s.sync}
+	if s.log != nil {
+		b.journal = blockdev.NewRecord(l, blockdev.NewMem(l, "log", s.log, 512, false), s.log)
+		b.journal.Share(b.record)
+		if p, err = blockdev.NewProvider(l, b.journal); err != nil {
+			return nil, err
+		}
+		c.LogDevice, c.LogStorage = b.journal, p.Sync()
+	}
 	vol, err := ext4.Open(storage, int64(len(data)), ext4.OpenOptions{})
 	if err != nil {
 		return nil, err
 	}
-	report, err := recovery.Recover(storage, vol, recovery.Options{})
+	report, err := recovery.Recover(storage, vol, recovery.Options{Journal: c.LogStorage})
 	if err != nil {
 		return nil, err
 	}
@@ -88,17 +141,14 @@ func (s memSetting) open(data []byte) (*memBed, error) {
 			return nil, err
 		}
 	}
-	log, err := recovery.OpenLog(storage, vol)
-	if err != nil {
+	if c.Log, err = recovery.OpenLog(storage, vol, c.LogStorage); err != nil {
 		return nil, err
 	}
 	arena, err := blockdev.NewArena(max(vfs.WritableFrames, s.cache) << vol.BlockBits)
 	if err != nil {
 		return nil, err
 	}
-	b.fs, err = vfs.New(vfs.Config{Loop: l, Device: b.record, Volume: vol, Arena: arena,
-		Write: &vfs.WriteConfig{Storage: storage, Log: log, CommitSeconds: s.commit,
-			Sync: s.sync}})
+	b.fs, err = vfs.New(vfs.Config{Loop: l, Device: b.record, Volume: vol, Arena: arena, Write: &c})
 	if err != nil {
 		_ = arena.Close()
 		return nil, err
@@ -186,12 +236,12 @@ func TestSim(t *testing.T) {
 		"cluster-1k": {"-t", "ext4", "-b", "1024", "-O", "bigalloc,quota", "-C", "16384", "-J",
 			"size=1"},
 	}
+	bases := map[string][]byte{"external-1k": externalImage(t, "1024", 1100<<10),
+		"external": externalImage(t, "4096", 5<<20)}
 	for name, args := range kinds {
-		path := mkfs(t, 24<<20, args...)
-		base, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
+		bases[name] = must[[]byte](t)(os.ReadFile(mkfs(t, 24<<20, args...)))
+	}
+	for name, base := range bases {
 		for _, seed := range simSeedList() {
 			t.Run(fmt.Sprintf("%s/%d", name, seed), func(t *testing.T) {
 				simulate(t, slices.Clone(base), seed, name)
@@ -223,22 +273,92 @@ func simSeedList() (list []uint64) {
 	return list
 }
 
-func simulate(t *testing.T, data []byte, seed uint64, kind string) {
-	b, err := openMem(data, seed, seed%3 == 0)
+// externalImage is an empty filesystem with the device of its journal, of size bytes, behind it.
+func externalImage(t *testing.T, block string, size int64) []byte {
+	t.Helper()
+	testenv.NeedProgram(t, "debugfs")
+	const uuid = "11111111-2222-3333-4444-555555555555"
+	log := must[[]byte](t)(os.ReadFile(mkfs(t, size, "-b", block, "-O", "journal_dev", "-U",
+		uuid)))
+	path := mkfs(t, 24<<20, "-t", "ext4", "-b", block, "-O", "^has_journal")
+	// NB: mke2fs wants a block device, and so root.
+	for _, command := range []string{"feature has_journal", "ssv journal_uuid " + uuid} {
+		out, err := exec.Command("debugfs", "-w", "-R", command, path).CombinedOutput()
+		if err != nil {
+			t.Fatalf("debugfs: %v: %s", err, out)
+		}
+	}
+	data := must[[]byte](t)(os.ReadFile(path))
+	vol := must[*ext4.Volume](t)(ext4.Open(bytes.NewReader(data), int64(len(data)),
+		ext4.OpenOptions{}))
+	super := log[max(2048, 1<<vol.BlockBits):] // of jbd2
+	super[0x43] = 1                            // s_nr_users
+	copy(super[0x100:], vol.UUID[:])           // s_users
+	return append(data, log...)
+}
+
+// TestCheckpoint cuts the power at each point at which the log has just forgotten transactions:
+// their blocks have to be in place by then, durably, whatever device the log is on.
+func TestCheckpoint(t *testing.T) {
+	for name, base := range map[string][]byte{
+		"internal": must[[]byte](t)(os.ReadFile(mkfs(t, 24<<20, "-t", "ext4", "-b", "1024", "-J",
+			"size=1"))),
+		"external": externalImage(t, "1024", 1100<<10),
+	} {
+		t.Run(name, func(t *testing.T) { checkpoints(t, base) })
+	}
+}
+
+func checkpoints(t *testing.T, image []byte) {
+	r := openSimRun(t, image, 1, "")
+	for range 700 {
+		r.operation()
+		if s := r.states[len(r.states)-1]; len(r.states)%3 == 0 && len(s.data) > 0 {
+			r.sync(1, true)
+		}
+	}
+	log := r.b.record
+	if r.b.journal != nil {
+		log = r.b.journal
+	}
+	n := 0
+	for _, e := range log.Log() {
+		const superblock = "\xc0\x3b\x39\x98\x00\x00\x00\x04"
+		if e.FUA && bytes.HasPrefix(e.Data, []byte(superblock)) {
+			n++
+			r.cut(e.End, blockdev.KeepNone)
+		}
+	}
+	if n < 3 {
+		t.Errorf("the log has forgotten something only %d times", n)
+	}
+	t.Logf("%d times", n)
+}
+
+// openSimRun begins a simulation on an image, which may have an external journal behind it.
+func openSimRun(t *testing.T, image []byte, seed uint64, kind string) *simRun {
+	t.Helper()
+	data, log := split(t, image)
+	b, err := openMemLog(data, log, seed, seed%3 == 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	r := newSimRun(t, b, seed)
 	r.small, r.values = kind == "inline", kind == "values"
 	r.owners = r.values || kind == "quota" || kind == "cluster-1k"
+	return r
+}
+
+func simulate(t *testing.T, image []byte, seed uint64, kind string) {
+	r := openSimRun(t, image, seed, kind)
+	b := r.b
 	for range *simOps {
 		r.operation()
 		if t.Failed() {
 			return
 		}
 	}
-	end := b.record.Now()
-	points := b.record.Boundaries()
+	end, points := b.record.Now(), b.boundaries()
 	for range *simCuts {
 		point := r.rng.IntN(end + 1)
 		if len(points) > 0 && r.rng.IntN(2) == 0 {
@@ -259,7 +379,7 @@ func simulate(t *testing.T, data []byte, seed uint64, kind string) {
 	if err := b.fs.Unmount(); err != nil {
 		t.Fatal(err)
 	}
-	r.fsck(b.data, "-fn", "after unmounting")
+	r.fsck(b.whole(), "-fn", "after unmounting")
 }
 
 // name picks one of a few names, in one of two directories' worth.
@@ -402,7 +522,7 @@ func wholeSuper(record *blockdev.Record, keep blockdev.Keep) blockdev.Keep {
 // cut checks what a power cut leaves.
 func (r *simRun) cut(point int, keep blockdev.Keep) {
 	first, last := r.between(point)
-	image := r.b.record.Image(point, wholeSuper(r.b.record, keep))
+	image := r.b.image(point, keep)
 	cutAgain(r.t, image, r.rng, fmt.Sprint("power cut at ", point), func(b *memBed, when string) {
 		if why := r.matches(b, first, last, "f"); why != "" {
 			r.t.Errorf("%s: none of the states %d to %d: %s", when, first, last, why)
@@ -417,14 +537,15 @@ func cutAgain(t *testing.T, image []byte, rng *rand.Rand, when string,
 	t.Helper()
 	for try := range 2 {
 		fsckImage(t, slices.Clone(image), "-fy", when)
-		b, err := openMem(image, rng.Uint64(), false)
+		data, log := split(t, image)
+		b, err := openMemLog(data, log, rng.Uint64(), false)
 		if err != nil {
 			t.Fatalf("%s: %v", when, err)
 		}
 		look(b, when)
 		b.done(t, when+", recovered here")
 		point := rng.IntN(b.record.Now() + 1)
-		image = b.record.Image(point, wholeSuper(b.record, blockdev.KeepRandom(rng.Uint64())))
+		image = b.image(point, blockdev.KeepRandom(rng.Uint64()))
 		when += fmt.Sprintf(", cut %d at %d of the next mount", try+2, point)
 	}
 }
@@ -548,11 +669,16 @@ func (r *simRun) fsck(image []byte, how, when string) {
 func fsckImage(t testing.TB, image []byte, how, when string) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "image")
-	if err := os.WriteFile(path, image, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	data, log := split(t, image)
+	check(t, os.WriteFile(path, data, 0o600))
 	defer os.Remove(path)
-	out, err := exec.Command("e2fsck", how, path).CombinedOutput()
+	args := []string{how, path}
+	if log != nil {
+		check(t, os.WriteFile(path+".log", log, 0o600))
+		defer os.Remove(path + ".log")
+		args = append(args, "-j", path+".log")
+	}
+	out, err := exec.Command("e2fsck", args...).CombinedOutput()
 	code := 0
 	if e, ok := err.(*exec.ExitError); ok {
 		code = e.ExitCode()

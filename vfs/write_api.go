@@ -1,6 +1,7 @@
 package vfs
 
 import (
+	"asyncfsd/blockdev"
 	"asyncfsd/vfs/ext4"
 	"asyncfsd/vfs/jbd2"
 )
@@ -31,6 +32,10 @@ type WriteConfig struct {
 	Storage jbd2.Storage
 	// Log is the journal, recovered and empty; nil if the filesystem has none.
 	Log *jbd2.Log
+	// LogDevice is the device on which the log is, on the same engine, and LogStorage the same for
+	// what happens before and after the loop runs; nil if the log is in the filesystem itself.
+	LogDevice  blockdev.Device
+	LogStorage jbd2.Storage
 	// MMP is what stands in the block of multiple mount protection, which the caller has written:
 	// from then on the mount keeps it up to date, and gives the filesystem back at its end. nil if
 	// there is none.

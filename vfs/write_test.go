@@ -93,7 +93,7 @@ func openWrite(t testing.TB, path string, s setting) *writeBed {
 		}
 		mmp = &p.MMP
 	}
-	log, err := recovery.OpenLog(storage, vol)
+	log, err := recovery.OpenLog(storage, vol, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -44,6 +44,8 @@ type writer struct {
 	orphans *ext4.Orphans
 	quotas  *ext4.Quotas // nil without quota inodes
 	log     *jbd2.Writer // nil without a journal
+	// logDev is where the log is: the filesystem's device, or an external journal.
+	logDev blockdev.Device
 
 	id    asyncq.ProviderID
 	slot  asyncq.Slot
@@ -128,7 +130,14 @@ func newWriter(fs *FS, c WriteConfig) (*writer, error) {
 		return nil, fmt.Errorf("cache_size: %d blocks of %d bytes are too few to write, the least "+
 			"is %d: %w", fs.cache.Frames(), fs.vol.BlockSize, WritableFrames, unix.EINVAL)
 	}
+	if c.LogDevice == nil {
+		c.LogDevice, c.LogStorage = fs.dev, c.Storage
+	}
 	size := int(fs.vol.BlockSize)
+	if sector := c.LogDevice.SectorSize(); sector > size {
+		return nil, fmt.Errorf("a journal with blocks of %d bytes on sectors of %d can only be "+
+			"replayed", size, sector)
+	}
 	staging := max(stagingMax, (2*editsMax+stagingSpare)*size)
 	mem, err := unix.Mmap(-1, 0, staging+zerosSize+size, unix.PROT_READ|unix.PROT_WRITE,
 		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
@@ -138,7 +147,8 @@ func newWriter(fs *FS, c WriteConfig) (*writer, error) {
 	if c.CommitSeconds == 0 {
 		c.CommitSeconds = 5
 	}
-	w := &writer{fs: fs, c: c, cache: fs.cache, space: ext4.NewSpace(fs.vol), tid: 1,
+	w := &writer{fs: fs, c: c, cache: fs.cache, logDev: c.LogDevice,
+		space: ext4.NewSpace(fs.vol), tid: 1,
 		mem: mem[:staging:staging], zeros: mem[staging:][:zerosSize], memory: mem,
 		pieces:    make([]jbd2.Piece, 0, 64),
 		collected: make([]blockdev.Frame, 0, fs.cache.Frames()),
@@ -254,10 +264,10 @@ func (w *writer) editSuper(change func(ed ext4.Editor) error) error {
 func (w *writer) writeLogSuper(clean bool) error {
 	var super [jbd2.SuperSize]byte
 	w.log.Super(super[:], clean)
-	if _, err := w.c.Storage.WriteAt(super[:], w.log.SuperOffset()); err != nil {
+	if _, err := w.c.LogStorage.WriteAt(super[:], w.log.SuperOffset()); err != nil {
 		return fmt.Errorf("writing the journal's superblock: %w", err)
 	}
-	return w.c.Storage.Flush()
+	return w.c.LogStorage.Flush()
 }
 
 // now is the time of day, in the steps in which the kernel's ext4 sees it: a file that is written

@@ -181,14 +181,32 @@ func TestWrite(t *testing.T) {
 // synced is there in the next mount, and what had no name is gone.
 func TestWriteEnds(t *testing.T) {
 	testenv.NeedRoot(t)
-	for _, signal := range []unix.Signal{unix.SIGTERM, unix.SIGKILL} {
-		t.Run(unix.SignalName(signal), func(t *testing.T) {
+	for name, signal := range map[string]unix.Signal{"SIGTERM": unix.SIGTERM,
+		"SIGKILL": unix.SIGKILL, "SIGKILL-ro": unix.SIGKILL} {
+		t.Run(name, func(t *testing.T) {
+			options := "rw"
+			if strings.HasSuffix(name, "ro") {
+				options = "ro"
+			}
 			mnt, path := mountpoint(t), newImage(t)
 			lock := filepath.Join(t.TempDir(), "lock")
 			if r := asyncfsd(t, "-o", "lockfile="+lock, path, mnt); r.code != 0 {
 				t.Fatalf("exit code %d: %s", r.code, r.stderr)
 			}
 			fill(t, mnt)
+			if signal == unix.SIGKILL { // a file without a name, that is open to the end
+				gone, err := os.Create(filepath.Join(mnt, "gone"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer gone.Close()
+				if _, err := gone.Write(make([]byte, 100_000)); err != nil {
+					t.Error(err)
+				}
+				if err := os.Remove(gone.Name()); err != nil {
+					t.Error(err)
+				}
+			}
 			// NB: FUSE does not pass sync(2) on. Whatever is synced, the journal is committed.
 			linked, err := os.Open(filepath.Join(mnt, "linked"))
 			if err != nil {
@@ -204,7 +222,7 @@ func TestWriteEnds(t *testing.T) {
 			} else {
 				check(t, path)
 			}
-			if r := asyncfsd(t, path, mnt); r.code != 0 {
+			if r := asyncfsd(t, "-o", options, path, mnt); r.code != 0 {
 				t.Fatalf("exit code %d: %s", r.code, r.stderr)
 			}
 			verify(t, mnt)

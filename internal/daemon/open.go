@@ -74,8 +74,13 @@ type Instance struct {
 	fs       *vfs.FS
 	// storage is dev for code that may block. readOnly says that nothing is to be written, whatever
 	// was asked for.
-	storage  *blockdev.Sync
-	readOnly bool
+	storage *blockdev.Sync
+	// journal is the device of an external journal, nil without, and journalStorage the same for
+	// code that may block.
+	journal        blockdev.Device
+	journalStorage *blockdev.Sync
+	readOnly       bool
+	replayed       bool // the journal was
 	// protection is multiple mount protection until the mount keeps it, nil without.
 	protection *recovery.Protection
 	// closers undo what was opened, the last first.
@@ -165,17 +170,45 @@ func (i *Instance) openFS() error {
 	i.readOnly = true
 	if !o.ReadOnly {
 		i.tell("mounted read-only: " + why)
+	} else if i.replayed && why == "" {
+		if err := i.freeOrphans(c); err != nil {
+			return i.about(err)
+		}
 	}
 	err := i.unprotect()
 	if err != nil {
 		return i.about(err)
 	}
-	c.Write = nil
+	c.Write, c.Volume = nil, i.vol
 	i.fs, err = vfs.New(c)
 	if errors.Is(err, unix.EINVAL) {
 		return fail(ExitUsage, err)
 	}
 	return fail(ExitSystem, err)
+}
+
+// freeOrphans ends what a crash has left half done, deleted files and truncations, before a mount
+// that only reads, but has replayed the journal: as the kernel does. Where that cannot be the next
+// mount does it.
+func (i *Instance) freeOrphans(c vfs.Config) (err error) {
+	if i.vol.LastOrphan() == 0 && !i.vol.HasROCompat(ext4.ROCompatOrphanPresent) {
+		return nil
+	}
+	if c.Write, err = i.writeConfig(); err != nil {
+		return err
+	}
+	fs, err := vfs.New(c)
+	if err != nil {
+		i.log.Warn("deleted files are left to the next mount", "source", i.config.Source,
+			"err", err)
+		return nil
+	}
+	i.protection = nil // given back by the unmount
+	if err := fs.Unmount(); err != nil {
+		return err
+	}
+	i.vol, err = ext4.Open(i.storage, i.dev.Size(), ext4.OpenOptions{})
+	return err
 }
 
 // cacheSize is what cache_size= says. The default grows for blocks so large that it would hold too
@@ -227,18 +260,20 @@ func (i *Instance) openSource(readOnly bool) error {
 	return err
 }
 
-// openJournal opens the device of an external journal, nil if none was given.
-func (i *Instance) openJournal() (recovery.Storage, error) {
+// openJournal opens the device of an external journal, if one was given.
+func (i *Instance) openJournal() error {
 	path := i.config.Options.Journal
 	if path == "" {
-		return nil, nil
+		return nil
 	}
 	dev, err := i.openDevice(path, blockdev.Options{})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	i.closers = append(i.closers, func() { _ = dev.Close() })
-	return i.sync(dev)
+	i.journal = dev
+	i.journalStorage, err = i.sync(dev)
+	return err
 }
 
 func (i *Instance) openDevice(path string, o blockdev.Options) (blockdev.Device, error) {
@@ -263,17 +298,20 @@ func (i *Instance) openVolume() (err error) {
 	}
 	dirty := recovery.NeedsRecovery(i.vol) && !o.NoRecovery
 	how := recovery.Options{NoRecovery: o.NoRecovery, Super: o.Super}
-	if dirty {
-		if i.readOnly {
-			if err := i.openSource(false); err != nil {
-				return err
-			}
-		}
-		if how.Journal, err = i.openJournal(); err != nil {
+	if dirty && i.readOnly {
+		if err := i.openSource(false); err != nil {
 			return err
 		}
 	}
-	how.ReadOnly = i.dev.ReadOnly() && dirty
+	if recovery.External(i.vol) && (dirty || !i.readOnly) {
+		if err := i.openJournal(); err != nil {
+			return err
+		}
+	}
+	if i.journal != nil {
+		how.Journal = i.journalStorage
+	}
+	how.ReadOnly = dirty && (i.dev.ReadOnly() || i.journal != nil && i.journal.ReadOnly())
 	stop, err := i.protect(dirty)
 	if err != nil {
 		return err
@@ -291,7 +329,7 @@ func (i *Instance) openVolume() (err error) {
 	case report.Replayed:
 		i.log.Info(report.String(), "source", i.config.Source)
 	}
-	if report.Replayed {
+	if i.replayed = report.Replayed; i.replayed {
 		if i.vol, err = ext4.Open(i.storage, i.dev.Size(), super); err != nil {
 			return fmt.Errorf("after the replay of the journal: %w", err)
 		}

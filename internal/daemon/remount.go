@@ -2,12 +2,10 @@ package daemon
 
 import (
 	"fmt"
-	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 
-	"asyncfsd/fusefs"
 	"asyncfsd/internal/options"
 )
 
@@ -15,14 +13,9 @@ import (
 // writes meanwhile, the daemon goes on as it is; so that one that only reads cannot be made
 // writable. Noexec and noatime can be added, other options stay as they were. Errors are *Error.
 func Remount(path string, o *options.Options) error {
-	info, err := fusefs.FindMount(path)
-	switch {
-	case err != nil:
-		return fail(ExitSystem, err)
-	case info == nil:
-		return fail(ExitMount, fmt.Errorf("%s: not mounted", path))
-	case !strings.HasPrefix(info.Type, "fuse"):
-		return fail(ExitMount, fmt.Errorf("%s: a mount of type %s, not of FUSE", path, info.Type))
+	info, err := findFUSE(path)
+	if err != nil {
+		return err
 	}
 	if err := remount(info.Mountpoint, o); err != nil {
 		return fail(ExitMount, fmt.Errorf("remounting %s: %w", path, err))

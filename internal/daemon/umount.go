@@ -119,17 +119,27 @@ type UmountOptions struct {
 	Timeout time.Duration
 }
 
-// Umount unmounts what is mounted at path and returns when its daemon has ended, unless its
-// filesystem is mounted elsewhere, too. Errors are *Error.
-func Umount(path string, o UmountOptions) error {
+// findFUSE finds the mount of FUSE at path. Errors are *Error.
+func findFUSE(path string) (*fusefs.MountInfo, error) {
 	info, err := fusefs.FindMount(path)
 	switch {
 	case err != nil:
-		return fail(ExitSystem, err)
+		return nil, fail(ExitSystem, err)
 	case info == nil:
-		return fail(ExitMount, fmt.Errorf("%s: not mounted", path))
+		return nil, fail(ExitMount, fmt.Errorf("%s: not mounted", path))
 	case !strings.HasPrefix(info.Type, "fuse"):
-		return fail(ExitMount, fmt.Errorf("%s: a mount of type %s, not of FUSE", path, info.Type))
+		return nil, fail(ExitMount, fmt.Errorf("%s: a mount of type %s, not of FUSE", path,
+			info.Type))
+	}
+	return info, nil
+}
+
+// Umount unmounts what is mounted at path and returns when its daemon has ended, unless its
+// filesystem is mounted elsewhere, too. Errors are *Error.
+func Umount(path string, o UmountOptions) error {
+	info, err := findFUSE(path)
+	if err != nil {
+		return err
 	}
 	var conn net.Conn
 	incarnation := info.Incarnation()

@@ -20,8 +20,11 @@ func (i *Instance) cannotWrite() string {
 		return "the source cannot be written"
 	case len(reasons) > 0:
 		return "features that can only be read: " + strings.Join(reasons, ", ")
-	case recovery.External(i.vol):
-		return "the journal is on another device"
+	case recovery.External(i.vol) && i.journal == nil:
+		return "the journal is on another device, with UUID " + recovery.JournalUUID(i.vol) +
+			": name it with journal_path="
+	case i.journal != nil && i.journal.ReadOnly():
+		return "the journal's device cannot be written"
 	case super != 0 && super != ext4.SuperOffset:
 		return "a backup superblock is in use (sb=)"
 	}
@@ -31,7 +34,11 @@ func (i *Instance) cannotWrite() string {
 // writeConfig is what the filesystem has to know to be written. The journal was recovered.
 func (i *Instance) writeConfig() (*vfs.WriteConfig, error) {
 	o := i.config.Options
-	log, err := recovery.OpenLog(i.storage, i.vol)
+	var journal recovery.Storage
+	if i.journal != nil {
+		journal = i.journalStorage
+	}
+	log, err := recovery.OpenLog(i.storage, i.vol, journal)
 	if err != nil {
 		return nil, err
 	}
@@ -40,6 +47,7 @@ func (i *Instance) writeConfig() (*vfs.WriteConfig, error) {
 	}
 	d := i.vol.Defaults()
 	w := &vfs.WriteConfig{Storage: i.storage, Log: log, MMP: i.mmp(),
+		LogDevice: i.journal, LogStorage: journal,
 		CommitSeconds: o.CommitSeconds, NoBarrier: !o.Barrier.Or(!d.NoBarrier),
 		Discard: o.Discard.Or(d.Discard), Grpid: o.Grpid.Or(d.Grpid),
 		ResUID: d.ResUID, ResGID: d.ResGID,

@@ -50,6 +50,7 @@ const (
 	sNumFCBlks       = 0x54
 	sHead            = 0x58
 	sChecksum        = 0xfc
+	sUsers           = 0x100
 
 	checksumCRC32C = 4 // JBD2_CRC32C_CHKSUM, of s_checksum_type
 )

@@ -189,6 +189,12 @@ func (l *Log) Errno() int {
 // Users is the number of filesystems that share an external journal.
 func (l *Log) Users() uint32 { return l.u32(sNrUsers) }
 
+// UserUUID is the UUID of the first of the filesystems that share an external journal.
+func (l *Log) UserUUID() (uuid [16]byte) {
+	copy(uuid[:], l.super[sUsers:])
+	return uuid
+}
+
 // offset returns the byte on the log's device at which a block begins. b is below the number of
 // blocks in the runs.
 func (l *Log) offset(b LogBlock) int64 {

@@ -17,7 +17,12 @@ var le = binary.LittleEndian
 const logBlocksMax = 10240000
 
 // External says that the journal is a device of its own.
-func External(vol *ext4.Volume) bool { return external(vol) }
+func External(vol *ext4.Volume) bool {
+	return vol.HasCompat(ext4.CompatHasJournal) && external(vol)
+}
+
+// JournalUUID is the UUID of the external journal, in words.
+func JournalUUID(vol *ext4.Volume) string { return uuidString(vol.JournalUUID()) }
 
 func external(vol *ext4.Volume) bool { return vol.JournalUUID() != [16]byte{} }
 

@@ -195,19 +195,26 @@ func replayFast(dev Storage, c jbd2.Config, log *jbd2.Log, fc *ext4.FastCommits,
 	return log, dev.Flush()
 }
 
-// OpenLog opens the journal inside the filesystem for writing, once Recover has left it empty; nil
-// if there is none. Errors are those of Recover.
-func OpenLog(dev Storage, vol *ext4.Volume) (*jbd2.Log, error) {
+// OpenLog opens the journal for writing, once Recover has left it empty; nil if there is none.
+// journal is the device of an external one. Errors are those of Recover.
+func OpenLog(dev Storage, vol *ext4.Volume, journal Storage) (*jbd2.Log, error) {
 	if !vol.HasCompat(ext4.CompatHasJournal) {
 		return nil, nil
 	}
-	c, err := find(dev, vol, Options{})
+	c, err := find(dev, vol, Options{Journal: journal})
 	if err != nil {
 		return nil, err
 	}
 	log, err := jbd2.Open(c)
-	if err != nil || log.Empty() {
-		return log, err
+	if err != nil {
+		return nil, err
+	}
+	if user := log.UserUUID(); external(vol) && user != vol.UUID {
+		return nil, fmt.Errorf("the external journal belongs to a filesystem with UUID %s",
+			uuidString(user))
+	}
+	if log.Empty() {
+		return log, nil
 	}
 	// Nobody needs what is in it: the superblock says so. As the kernel, go on behind it.
 	if err := log.Scan(); err != nil {
