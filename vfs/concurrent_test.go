@@ -226,7 +226,7 @@ func (w *concWorker) operation() {
 	case k < 31:
 		w.allocate(s, id)
 	case k < 33:
-		ino, value := w.inos[id], make([]byte, 1+w.rng.IntN(700))
+		ino, value := w.inos[id], make([]byte, 1+w.rng.IntN(1<<(4+w.rng.IntN(9))))
 		w.ok("setxattr", w.one(value, func(op *vfs.Op) {
 			op.Code, op.Node, op.Size = vfs.OpSetxattr, ino, uint32(len(value))
 			op.SetName([]byte("user.key"))
@@ -535,12 +535,17 @@ var concKinds = map[string][]string{
 	"ext4-4k":    {"-t", "ext4", "-b", "4096", "-J", "size=4"},
 	"ext3-1k":    {"-t", "ext3", "-b", "1024", "-J", "size=1"},
 	"no-journal": {"-t", "ext4", "-b", "1024", "-O", "^has_journal"},
+	"bigalloc":   {"-t", "ext4", "-b", "1024", "-J", "size=1", "-O", "bigalloc", "-C", "4096"},
+	"inline": {"-t", "ext4", "-b", "1024", "-J", "size=1", "-O", "inline_data,ea_inode", "-I",
+		"512"},
+	"quota": {"-t", "ext4", "-b", "1024", "-J", "size=1", "-O", "quota,project", "-E",
+		"quotatype=usrquota:grpquota:prjquota"},
 }
 
 // concSizes are how large they are, in KiB: a little more than twice the journal, since mke2fs
 // makes none in less.
 var concSizes = map[string]int64{"ext4-1k": 2200, "ext4-2k": 4400, "ext4-4k": 8800,
-	"ext3-1k": 2200, "no-journal": 1100}
+	"ext3-1k": 2200, "no-journal": 1100, "bigalloc": 3000, "inline": 2300, "quota": 2300}
 
 // TestConcurrent runs the concurrent simulation. The size of the cache, the number of slots, and
 // whether every access stalls once, are functions of the seed, too.
