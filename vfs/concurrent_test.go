@@ -106,9 +106,10 @@ type concWorker struct {
 	calls         []*concCall
 	resume, yield chan struct{}
 	over          bool
-	// open is a file without a name, and what is in it.
-	open     ext4.Ino
-	openData []byte
+	// open is a file without a name, and which one of the model. What is written to it may show in
+	// the file that still has its name, after a power cut.
+	open   ext4.Ino
+	openID int
 }
 
 // do has calls done at once, and returns when all are.
@@ -210,7 +211,7 @@ func (w *concWorker) operation() {
 	case k < 6:
 		w.others(s)
 	case k < 8:
-		w.nameless()
+		w.nameless(s)
 	case !exists:
 		w.create(s, name)
 	case k < 12:
@@ -401,7 +402,7 @@ func (w *concWorker) resize(s *simState, id int) {
 func (w *concWorker) unlink(s *simState, name string, id int) {
 	hold := w.open == 0 && w.rng.IntN(2) == 0
 	if hold {
-		w.open, w.openData = w.inos[id], s.data[id]
+		w.open, w.openID = w.inos[id], id
 		w.run.front.held[w.open] = true
 	}
 	c := w.one(nil, func(op *vfs.Op) {
@@ -415,8 +416,8 @@ func (w *concWorker) unlink(s *simState, name string, id int) {
 }
 
 // nameless uses the open file without a name, or closes it.
-func (w *concWorker) nameless() {
-	ino := w.open
+func (w *concWorker) nameless(s *simState) {
+	ino, id := w.open, w.openID
 	if ino == 0 {
 		return
 	}
@@ -425,13 +426,14 @@ func (w *concWorker) nameless() {
 		return
 	}
 	p := bytes.Repeat([]byte{byte(1 + w.rng.IntN(255))}, 1+w.rng.IntN(5000))
-	off := len(w.openData)
+	off := len(s.data[id])
 	c := w.one(p, func(op *vfs.Op) {
 		op.Code, op.Node, op.Off, op.Size = vfs.OpWrite, ino, uint64(off), uint32(len(p))
 	})
 	w.ok("write without a name", c)
-	w.openData = append(slices.Clone(w.openData), p[:c.n]...)
-	w.compare(ino, w.openData)
+	s.data[id] = append(slices.Clone(s.data[id]), p[:c.n]...)
+	w.push(s)
+	w.compare(ino, s.data[id])
 }
 
 // release closes the file without a name.
@@ -440,7 +442,7 @@ func (w *concWorker) release() {
 		w.run.front.held[w.open] = false
 		w.b.fs.Evict(w.open) // NB: as good as never there is no slot; then the unmount does it
 	}
-	w.open, w.openData = 0, nil
+	w.open = 0
 }
 
 func (w *concWorker) rename(s *simState, name string, id int) {

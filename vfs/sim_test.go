@@ -265,7 +265,7 @@ func simSeedList() (list []uint64) {
 	for seed := uint64(1); seed <= *simSeeds; seed++ {
 		list = append(list, seed)
 	}
-	for _, seed := range []uint64{26, 120, 188} {
+	for _, seed := range []uint64{18, 26, 42, 120, 188} {
 		if seed > *simSeeds {
 			list = append(list, seed)
 		}
@@ -650,11 +650,13 @@ func (r *simRun) partly(id, size, state, last int) bool {
 }
 
 // counts are what e2fsck repairs after any crash: the kernel's ext4, too, leaves the sums in the
-// superblock to be computed from the groups. optional is what it does because it can. And it does
-// not know that an orphan which it frees may have had values of attributes in inodes of their own.
+// superblock to be computed from the groups. optional is what it does because it can, which quotas
+// then have to follow. And it does not know that an orphan which it frees may have had values of
+// attributes in inodes of their own.
 var (
 	counts   = regexp.MustCompile(`(?m)^Free (blocks|inodes) count wrong \(.*\nFix\? yes\n`)
 	optional = regexp.MustCompile(`(?m)^Inode .* could be (shorter|narrower)\.  Optimize\?.*\n`)
+	quotas   = regexp.MustCompile(`\[QUOTA WARNING\].*\nUpdate quota info for quota type .\? yes\n`)
 	values   = regexp.MustCompile(`Unattached inode (\d+)\nConnect to /lost\+found\? yes\n\n` +
 		`Inode \d+ ref count is 2, should be 1\.  Fix\? yes\n`)
 )
@@ -683,7 +685,10 @@ func fsckImage(t testing.TB, image []byte, how, when string) {
 	if e, ok := err.(*exec.ExitError); ok {
 		code = e.ExitCode()
 	}
-	text := optional.ReplaceAllString(counts.ReplaceAllString(string(out), ""), "")
+	text := counts.ReplaceAllString(string(out), "")
+	if optional.MatchString(text) {
+		text = quotas.ReplaceAllString(optional.ReplaceAllString(text, ""), "")
+	}
 	if strings.Contains(text, "Clearing orphaned inode") {
 		text = values.ReplaceAllString(text, "")
 	}
