@@ -16,7 +16,7 @@ type writerStage uint8
 
 const (
 	writerIdle    writerStage = iota
-	writerLogged              // the log blocks but the last are written
+	writerLogged              // the log blocks are written, with zeros for the last
 	writerFlushed             // and flushed
 	writerSealed              // the commit block is written
 	writerReaders             // readers of what was freed are gone
@@ -142,12 +142,13 @@ func (w *writer) close() bool {
 		return jbd2.Entry{Block: ext4.Block(b), Data: data}
 	}, w.revoking, uint64(t.Unix()), uint32(t.Nanosecond()))
 	w.pieces = w.pieces[:0]
-	for at := 0; at < n-1; {
-		p := w.log.Piece(at, n-1)
+	for at := 0; at < n; {
+		p := w.log.Piece(at, n)
 		w.pieces = append(w.pieces, p)
 		at += p.Len >> w.fs.vol.BlockBits
 	}
 	w.pieces = append(w.pieces, w.log.Piece(n-1, n))
+	w.hideCommit()
 	w.log.Advance(n)
 	w.tid = uint32(w.log.Tid())
 	w.stage = writerLogged
@@ -183,8 +184,25 @@ func (w *writer) flush(next writerStage, logToo bool) bool {
 	return w.park()
 }
 
+// hideCommit puts zeros in place of the commit block, all of which but the first sector are zeros
+// anyway, so that only that sector has to change when the commit block is written.
+//
+// NB: a commit block that was torn, with what was in the log before behind its first sector, would
+// have a wrong checksum: not the end of the log, but damage, for e2fsck and the kernel as well.
+func (w *writer) hideCommit() {
+	commit := w.commitBlock()
+	w.commitSector = [512]byte(commit)
+	clear(commit[:512])
+}
+
+func (w *writer) commitBlock() []byte {
+	p := w.pieces[len(w.pieces)-1]
+	return w.mem[p.At : p.At+p.Len]
+}
+
 func (w *writer) submitCommit() bool {
 	p := w.pieces[len(w.pieces)-1]
+	copy(w.commitBlock(), w.commitSector[:])
 	w.submit(w.logDev, asyncq.OpWrite, p.Off, w.mem[p.At:p.At+p.Len], !w.c.NoBarrier)
 	return w.park()
 }

@@ -23,7 +23,7 @@ import (
 //		wait until there is something to do, or the commit interval has passed
 //		if the running transaction is to be committed {
 //			copy it to the log's staging memory; from here on there is a new running one
-//			write all its log blocks but the last; flush; write the commit block durably
+//			write its log blocks, the last as zeros; flush; write the commit block durably
 //			its blocks may go in place; wake those who wait for it
 //			wait until no reader that began before its end is left; what it freed is free
 //		}
@@ -61,6 +61,8 @@ type writer struct {
 	memory     []byte // both
 	pieces     []jbd2.Piece
 	collected  []blockdev.Frame
+	// commitSector is the first sector of the commit block that is going to be written.
+	commitSector [512]byte
 
 	tid        uint32 // of the running transaction
 	committing uint32
