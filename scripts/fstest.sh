@@ -146,15 +146,16 @@ pjdfstest() {
     echo "pjdfstest: $ok assertions ok, $bad failed" | tee -a "$results/summary"
 }
 
-# listed lists the tests of xfstests that are wanted by default.
+# listed lists the tests of xfstests that are wanted by default, or all if some are chosen by name.
 listed() {
     local group list
     for list in "$XFSTESTS_DIR"/tests/{generic,ext4}/group.list; do
         group=$(basename "$(dirname "$list")")
-        [ "$group" = generic ] || [ -n "${GROUPS_:-}" ] || continue
-        awk -v dir="$group" -v groups="${GROUPS_:-}" '
+        [ "$group" = generic ] || [ -n "${GROUPS_:-}${TESTS:-}" ] || continue
+        awk -v dir="$group" -v groups="${GROUPS_:-}" -v all="${TESTS:-}" '
             BEGIN { n = split(groups, some, " ") }
             !/^[0-9]/ { next }
+            all != "" { print dir "/" $1; next }
             n == 0 && / auto/ && / quick/ { print dir "/" $1 }
             n > 0 { for (i = 1; i <= n; i++) if (index($0 " ", " " some[i] " ")) {
                 print dir "/" $1; next } }' "$list"
@@ -195,12 +196,6 @@ yesext[234]) ;;
 ext[234] | yes | '') exec REAL "${args[@]}" ;;
 *) exec REAL -t "$type" "${args[@]}" ;;
 esac
-# The kernel mounts what it has mounted already once more; asyncfsd has a bind mount for that.
-first=$(findmnt -rn -t fuse.asyncfsd -S "$source" -o TARGET | head -1)
-if [ -n "$first" ]; then
-    REAL --bind "$first" "${places[1]}" && exec REAL --make-private "${places[1]}"
-    exit 32
-fi
 said=$(REAL -t fuse.asyncfsd -o kernel "${args[@]}" 2>&1)
 status=$?
 where=${places[1]:-}
@@ -213,7 +208,7 @@ elif [ $status = 0 ] && [ "$(blockdev --getro "$source" 2>/dev/null)" = 1 ] &&
 fi
 exit $status
 END
-    sed -i "s|REAL|$(type -P mount)|" "$work/bin/mount"
+    sed -i "s|REAL|$(type -P mount)|g" "$work/bin/mount"
     printf '#!/bin/sh\n%s "$@" | sed "s/fuse[.]asyncfsd/ext4/"\n' "$(type -P df)" >"$work/bin/df"
     cat >"$work/bin/findmnt" <<END
 #!/bin/bash
