@@ -17,6 +17,7 @@ func prepareSetlabel(fs *FS, tx *Tx, op *Op) error {
 		return err
 	}
 	op.sync = true
+	fs.w.place = true // NB: for programs that look for labels on devices, soon after
 	return nil
 }
 

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -480,6 +481,43 @@ func TestFixedFiles(t *testing.T) {
 				t.Errorf("%s with flags %#x: %v", c.what, flags, err)
 			}
 			setFlags(t, name, 0)
+		}
+	}
+}
+
+// TestLabel has a new label soon on the device, where programs look for it, and not in the journal
+// alone.
+func TestLabel(t *testing.T) {
+	testenv.NeedRoot(t)
+	const setLabel = 0x41009432 // FS_IOC_SETFSLABEL
+	mnt, path := mountpoint(t), newImage(t)
+	mount(t, path, mnt)
+	fd, err := unix.Open(mnt, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	label := [256]byte{}
+	copy(label[:], "a new label")
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), setLabel,
+		uintptr(unsafe.Pointer(&label))); errno != 0 {
+		t.Fatal(errno)
+	}
+	image, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer image.Close()
+	var name [16]byte // s_volume_name
+	for late := time.Now().Add(time.Second); ; time.Sleep(time.Millisecond) {
+		if _, err := image.ReadAt(name[:], 1024+0x78); err != nil {
+			t.Fatal(err)
+		}
+		if unix.ByteSliceToString(name[:]) == "a new label" {
+			return
+		}
+		if time.Now().After(late) {
+			t.Fatalf("the label on the device is %q", name)
 		}
 	}
 }
