@@ -3,7 +3,9 @@ package blockdev
 import (
 	"bytes"
 	"math/rand/v2"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"asyncfsd/asyncq"
@@ -52,13 +54,31 @@ func TestRings(t *testing.T) {
 	whole("before")
 	over := make(chan error)
 	go func() { over <- loop.Run() }()
+	stop := collect()
 	readAndWrite(t, s, model, writers)
+	stop()
 	whole("while it runs")
 	loop.Stop()
 	if err := <-over; err != nil {
 		t.Error(err)
 	}
 	whole("after")
+}
+
+// collect has the collector stop all threads again and again until stop is called: those that wait
+// for each other, too.
+func collect() (stop func()) {
+	var over atomic.Bool
+	var done sync.WaitGroup
+	done.Go(func() {
+		for !over.Load() {
+			runtime.GC()
+		}
+	})
+	return func() {
+		over.Store(true)
+		done.Wait()
+	}
 }
 
 // readAndWrite has each of so many goroutines read and write a part of its own.
