@@ -31,9 +31,9 @@ func (f *futex) lock() {
 		}
 	}
 	for f.word.Swap(2) != 0 {
-		// NB: not raw, unlike the wait for completions: the collector may want to stop the world, or
-		// to have this thread's turn of the processor for the one that has the lock, and neither
-		// comes through to a loop of raw system calls.
+		// NB: not raw, unlike the wait for completions: the collector may want to stop the world,
+		// or the thread that has the lock may need what lets this one run, and neither comes
+		// through to a loop of raw system calls.
 		_, _, _ = unix.Syscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(&f.word)), futexWait, 2,
 			0, 0, 0)
 	}
