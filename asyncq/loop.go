@@ -57,9 +57,10 @@ type Loop struct {
 	now    func() time.Time
 
 	// own is held by the thread whose turn it is; everything but its completions is guarded by it.
-	own     futex
-	threads []thread
-	current int // the thread whose turn it is
+	own      futex
+	threads  []thread
+	current  int      // the thread whose turn it is
+	threaded Threaded // the engine, if it is one
 
 	providers []Provider
 	names     []string
@@ -130,9 +131,9 @@ func New(c Config) *Loop {
 	}
 	l := &Loop{Table: newTable(c.Slots, rng), engine: c.Engine, now: c.Now}
 	l.threads = []thread{{engine: c.Engine}}
-	if e, ok := c.Engine.(Threaded); ok {
-		l.threads = make([]thread, e.Threads())
-		l.threads[0].engine = e // until it begins
+	if l.threaded, _ = c.Engine.(Threaded); l.threaded != nil {
+		l.threads = make([]thread, l.threaded.Threads())
+		l.threads[0].engine = c.Engine // until it begins
 	}
 	l.changed.L = &l.mu
 	l.bufs = make([]*Buffer, l.Table.Len())
@@ -186,8 +187,8 @@ func (l *Loop) Run() error {
 
 // runThreads turns the loop on all its threads, the calling one and as many as the engine asks for.
 func (l *Loop) runThreads() error {
-	e, ok := l.engine.(Threaded)
-	if !ok {
+	e := l.threaded
+	if e == nil {
 		return l.serve(0, func() bool { return true })
 	}
 	for !e.Quiet(0) {
@@ -287,8 +288,8 @@ func (l *Loop) step(i int, block bool) error {
 // enter gives thread i the turn.
 func (l *Loop) enter(i int) {
 	l.own.lock()
-	if l.current = i; len(l.threads) > 1 {
-		l.engine.(Threaded).Enter(i)
+	if l.current = i; l.threaded != nil {
+		l.threaded.Enter(i)
 	}
 }
 

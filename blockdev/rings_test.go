@@ -22,6 +22,11 @@ func TestRings(t *testing.T) {
 		cpus = append(cpus, cpus[0]) // two threads there, too
 	}
 	cpus = cpus[:min(len(cpus), asyncq.RingsMax)]
+	t.Run("one", func(t *testing.T) { testRings(t, cpus[:1]) })
+	t.Run("all", func(t *testing.T) { testRings(t, cpus) })
+}
+
+func testRings(t *testing.T, cpus []int) {
 	rings, err := asyncq.NewRings(64, cpus)
 	if err != nil {
 		t.Fatal(err)
