@@ -10,15 +10,7 @@ const CanWrite = true
 
 // ClaimReserved is Claim for what gives resources back (OpEvict): when the table is full it takes
 // one of the reserved slots. The front bounds how many of those it has.
-func (fs *FS) ClaimReserved(f FrontID) (asyncq.Slot, *Op) {
-	s := fs.loop.Table.Claim(fs.id, true)
-	if s == asyncq.NoSlot {
-		return s, nil
-	}
-	op := fs.ops.At(s)
-	op.reset(f)
-	return s, op
-}
+func (fs *FS) ClaimReserved(f FrontID) (asyncq.Slot, *Op) { return fs.claim(f, true) }
 
 // held says that some front knows inode ino.
 func (fs *FS) held(ino ext4.Ino) bool {

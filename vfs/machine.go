@@ -151,8 +151,10 @@ func (fs *FS) StatFS() ext4.StatFS {
 
 // Claim takes a slot for a new operation of front f, or returns asyncq.NoSlot when the table is
 // full. The caller fills in the Op and calls Submit.
-func (fs *FS) Claim(f FrontID) (asyncq.Slot, *Op) {
-	s := fs.loop.Table.Claim(fs.id, false)
+func (fs *FS) Claim(f FrontID) (asyncq.Slot, *Op) { return fs.claim(f, false) }
+
+func (fs *FS) claim(f FrontID, reserved bool) (asyncq.Slot, *Op) {
+	s := fs.loop.Table.Claim(fs.id, reserved)
 	if s == asyncq.NoSlot {
 		return s, nil
 	}

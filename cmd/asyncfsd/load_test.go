@@ -50,14 +50,7 @@ func mountDaemon(t *testing.T, path, options string) (mnt string, pid int) {
 	mnt = mountpoint(t)
 	lock := filepath.Join(t.TempDir(), "lock")
 	mount(t, "-o", options+",lockfile="+lock, path, mnt)
-	text, err := os.ReadFile(lock)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if pid, err = strconv.Atoi(strings.TrimSpace(string(text))); err != nil {
-		t.Fatal(err)
-	}
-	return mnt, pid
+	return mnt, lockHolder(t, lock)
 }
 
 // status returns a number of /proc/PID/status.

@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -236,23 +235,11 @@ func TestWriteEnds(t *testing.T) {
 // end ends the daemon with a lock file by a signal, and waits until it is gone.
 func end(t *testing.T, lock string, signal unix.Signal) {
 	t.Helper()
-	text, err := os.ReadFile(lock)
-	if err != nil {
-		t.Fatal(err)
-	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	pid := lockHolder(t, lock)
 	if err := unix.Kill(pid, signal); err != nil {
 		t.Fatal(err)
 	}
-	for late := time.Now().Add(20 * time.Second); unix.Kill(pid, 0) == nil; {
-		if time.Now().After(late) {
-			t.Fatal("the daemon did not end")
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
+	waitGone(t, pid)
 }
 
 // TestWriteImpossible mounts for reading what cannot be written, and says why.
