@@ -268,8 +268,8 @@ func decodeRange(op *vfs.Op, opcode uint32, req []byte) unix.Errno {
 	if a.NodeIdOut>>32 != 0 {
 		return unix.ESTALE
 	}
-	op.Code, op.Off, op.Off2, op.Len = vfs.OpCopy, a.OffIn, a.OffOut, min(a.Len, copyMost)
-	op.Node2 = nodeToIno(a.NodeIdOut)
+	op.Code, op.Off, op.Off2, op.Len = vfs.OpCopy, a.OffOut, a.OffIn, min(a.Len, copyMost)
+	op.Node, op.Node2 = nodeToIno(a.NodeIdOut), op.Node
 	if errno := checkRange(op.Off, op.Len); errno != 0 {
 		return errno
 	}

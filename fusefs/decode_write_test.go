@@ -212,7 +212,7 @@ func TestDecodeData(t *testing.T) {
 			errno: unix.EFBIG},
 		{name: "copy", opcode: opCopyFileRange, parts: parts(fixed(fuse.CopyFileRangeIn{
 			OffIn: 1, NodeIdOut: fileNode, OffOut: 2, Len: 1 << 40})),
-			want: vfs.Op{Code: vfs.OpCopy, Off: 1, Node2: fileNode, Off2: 2,
+			want: vfs.Op{Code: vfs.OpCopy, Off: 2, Node: fileNode, Node2: dirNode, Off2: 1,
 				Len: 1<<32 - 4096}},
 		{name: "copy with flags", opcode: opCopyFileRange64,
 			parts: parts(fixed(fuse.CopyFileRangeIn{Flags: 1})), errno: unix.EINVAL},

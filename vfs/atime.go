@@ -31,6 +31,9 @@ func (fs *FS) access(op *Op) {
 		return
 	}
 	touch.Code, touch.Node = OpTouch, op.Node
+	if op.Code == OpCopy {
+		touch.Node = op.Node2
+	}
 	fs.w.pending++
 	fs.Submit(s)
 }

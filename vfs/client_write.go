@@ -88,6 +88,22 @@ func (c *Client) WriteAt(ino ext4.Ino, p []byte, off int64) (n int, err error) {
 	return n, err
 }
 
+// CopyRange copies n bytes from a place in one file to one in another, or less if the file ends.
+func (c *Client) CopyRange(to ext4.Ino, at uint64, from ext4.Ino, off, n uint64) (copied uint64,
+	err error) {
+	for copied < n && err == nil {
+		call := &clientCall{code: OpCopy, node: to, fill: func(op *Op) {
+			op.Off, op.Node2, op.Off2, op.Len = at+copied, from, off+copied, n-copied
+		}}
+		err = c.do(call)
+		copied += call.value
+		if call.value == 0 {
+			break
+		}
+	}
+	return copied, err
+}
+
 // Fallocate allocates, punches or zeroes a range.
 func (c *Client) Fallocate(ino ext4.Ino, mode uint32, off, length uint64) error {
 	_, err := c.make(OpFallocate, ino, "", func(op *Op) {

@@ -46,6 +46,10 @@ func faultScript(b *memBed) (errs []error) {
 		note(b.Setxattr(f.Ino, "user.large", bytes.Repeat([]byte("v"), 600), 0))
 		note(b.Setxattr(f.Ino, "user.value", bytes.Repeat([]byte("i"), 3000), 0))
 		note(b.Setxattr(f.Ino, "user.value", bytes.Repeat([]byte("j"), 3000), 0))
+		if g, err := b.Mknod(root, "copy", unix.S_IFREG|0o644, 0); note(err) {
+			_, err = b.CopyRange(g.Ino, 1500, f.Ino, 700, 40000)
+			note(err)
+		}
 		note(b.Fsync(f.Ino))
 		note(b.Link(f.Ino, root, "link"))
 		note(b.Rename(root, "file", root, "moved", 0))

@@ -23,7 +23,7 @@ const inlineMoved uint8 = 100
 // the write, or a step of moving the data out.
 func (fs *FS) writeInline(tx *Tx, op *Op) (done bool, err error) {
 	in := &fs.inode
-	err = fs.vol.WriteInline(tx, in, fs.arena.Payload(op.Buf)[:op.Size], op.Off)
+	err = fs.vol.WriteInline(tx, in, fs.arena.Payload(op.Buf)[op.BufOff:op.BufOff+op.Size], op.Off)
 	switch {
 	case err == ext4.ErrInlineFull && in.Flags&ext4.FlagInlineData != 0:
 		return true, fs.moveInline(tx, op, in)

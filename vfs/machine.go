@@ -311,7 +311,7 @@ func (c *WriteConfig) synchronous(code Code) bool {
 	switch code {
 	case OpMknod, OpMkdir, OpSymlink, OpLink, OpUnlink, OpRmdir, OpRename:
 		return c.Sync || c.DirSync
-	case OpSetattr, OpFallocate, OpSetxattr, OpRemovexattr, OpSetflags, OpSetproject:
+	case OpSetattr, OpFallocate, OpCopy, OpSetxattr, OpRemovexattr, OpSetflags, OpSetproject:
 		return c.Sync
 	}
 	return false

@@ -41,7 +41,7 @@ const (
 	OpWrite       // Node, Off, Size, payload; Arg (Write* flags) → N bytes written
 	OpFsync       // Node, Arg 1: data only; Node 0: the whole filesystem
 	OpFallocate   // Node, Off, Len, Arg (FALLOC_FL_* mode) → Attr
-	OpCopy        // Node, Off, Node2, Off2, Len → Value bytes copied
+	OpCopy        // Node, Off (to), Node2, Off2 (from), Len → Value bytes copied
 	OpSetxattr    // Node, Name, payload: value, Size its length, Arg (XATTR_* flags, Acl*)
 	OpRemovexattr // Node, Name
 	OpSetflags    // Node, Arg (FS_*_FL)
@@ -280,6 +280,8 @@ const (
 	creditsOrphan = 3
 	// creditsEntry: a leaf that splits, index blocks of 3 levels that split, each with mapping.
 	creditsEntry = 4*(1+creditsAlloc) + creditsTree + 4
+	// creditsWrite: a round of a write.
+	creditsWrite = piecesMax*(creditsAlloc+8) + creditsTree + 1
 	creditsXattr = 2*creditsAlloc + 3
 	// creditsDrop: a value in an inode of its own that is given up.
 	creditsDrop = creditsInode + creditsOrphan
@@ -324,11 +326,11 @@ var opTable = [opCount]opRow{
 	OpRmdir:   {"rmdir", prepareRmdir, creditsOrphan + 4, 0},
 	OpRename: {"rename", prepareRename,
 		creditsEntry + creditsNew + creditsOrphan + 8, creditsNewOwner + 2*creditsOwner},
-	OpWrite: {"write", prepareWrite,
-		piecesMax*(creditsAlloc+8) + creditsTree + 1, creditsOwner},
+	OpWrite: {"write", prepareWrite, creditsWrite, creditsOwner},
 	OpFsync: {"fsync", prepareFsync, 0, 0},
 	OpFallocate: {"fallocate", prepareFallocate,
 		creditsRemove + creditsTree + creditsAlloc + 1, creditsOwner},
+	OpCopy: {"copy", prepareCopy, creditsWrite, creditsOwner},
 	OpSetxattr: {"setxattr", prepareSetxattr,
 		creditsXattr + creditsValue + creditsDrop + 1, creditsOwner},
 	OpRemovexattr: {"removexattr", prepareRemovexattr,

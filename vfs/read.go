@@ -10,7 +10,7 @@ import (
 // whole sectors; BufOff tells where in the payload the asked-for bytes begin.
 func prepareRead(fs *FS, tx *Tx, op *Op) error {
 	in := &fs.inode
-	if err := fs.readable(tx, op); err != nil {
+	if err := fs.readable(tx, op.Node); err != nil {
 		return err
 	}
 	if op.Off >= in.Size || op.Size == 0 {
@@ -29,13 +29,13 @@ func prepareRead(fs *FS, tx *Tx, op *Op) error {
 	if fs.viaCache {
 		return fs.readCached(tx, op, payload)
 	}
-	return fs.mapRange(tx, op, payload)
+	return fs.mapRange(tx, op, payload, op.Off, op.N)
 }
 
-// readable reads the inode of op into fs.inode and says whether its data can be read.
-func (fs *FS) readable(tx *Tx, op *Op) error {
+// readable reads an inode into fs.inode and says whether its data can be read.
+func (fs *FS) readable(tx *Tx, ino ext4.Ino) error {
 	in := &fs.inode
-	if err := fs.readInode(tx, op.Node, in); err != nil {
+	if err := fs.readInode(tx, ino, in); err != nil {
 		return err
 	}
 	switch in.Type() {
@@ -51,13 +51,14 @@ func (fs *FS) readable(tx *Tx, op *Op) error {
 	return nil
 }
 
-// mapRange turns [op.pos, end) into runs, and zeroes holes in the payload as it meets them.
-func (fs *FS) mapRange(tx *Tx, op *Op, payload []byte) error {
-	start := op.Off &^ (fs.sector - 1)
-	end := (op.Off + uint64(op.N) + fs.sector - 1) &^ (fs.sector - 1)
-	op.BufOff = uint32(op.Off - start)
-	pos := max(op.pos, start) // NB: op.pos begins at op.Off, inside the first sector
-	if pos == op.Off {
+// mapRange turns what is left from op.pos on of n bytes at off into runs, and zeroes holes in the
+// payload as it meets them.
+func (fs *FS) mapRange(tx *Tx, op *Op, payload []byte, off uint64, n uint32) error {
+	start := off &^ (fs.sector - 1)
+	end := (off + uint64(n) + fs.sector - 1) &^ (fs.sector - 1)
+	op.BufOff = uint32(off - start)
+	pos := max(op.pos, start) // NB: op.pos begins at off, inside the first sector
+	if pos == off {
 		pos = start
 	}
 	for pos < end && op.nruns < runsMax {

@@ -8,7 +8,7 @@ import (
 
 // prepareLseek finds the next data or hole from op.Off on.
 func prepareLseek(fs *FS, tx *Tx, op *Op) error {
-	if err := fs.readable(tx, op); err != nil {
+	if err := fs.readable(tx, op.Node); err != nil {
 		return err
 	}
 	var off int64
@@ -28,7 +28,7 @@ func prepareLseek(fs *FS, tx *Tx, op *Op) error {
 // prepareBmap tells where a block of a file lies on the device. The unit of both numbers is
 // op.Arg bytes, which must be the filesystem's block size.
 func prepareBmap(fs *FS, tx *Tx, op *Op) error {
-	if err := fs.readable(tx, op); err != nil {
+	if err := fs.readable(tx, op.Node); err != nil {
 		return err
 	}
 	if op.Arg != fs.vol.BlockSize || fs.inode.Flags&ext4.FlagInlineData != 0 {

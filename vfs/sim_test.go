@@ -212,6 +212,7 @@ type simRun struct {
 	small    bool        // sizes around those of data in inodes
 	values   bool        // attributes of sizes that need inodes of their own
 	owners   bool        // files change owners, which quotas count
+	copies   bool        // ranges are copied from file to file
 }
 
 // size makes up a number of bytes below n.
@@ -228,8 +229,11 @@ func TestSim(t *testing.T) {
 		"ext4":    {"-t", "ext4", "-b", "4096", "-J", "size=4"},
 		"ext3-1k": {"-t", "ext3", "-b", "1024", "-J", "size=1"},
 		"inline":  {"-t", "ext4", "-b", "1024", "-I", "512", "-O", "inline_data", "-J", "size=1"},
-		"quota":   {"-t", "ext4", "-b", "1024", "-O", "quota,project", "-J", "size=1"},
-		"values":  {"-t", "ext4", "-b", "1024", "-O", "ea_inode,quota", "-J", "size=1"},
+		"copy":    {"-t", "ext4", "-b", "1024", "-J", "size=1"},
+		"copy-inline": {"-t", "ext4", "-b", "1024", "-I", "512", "-O", "inline_data", "-J",
+			"size=1"},
+		"quota":  {"-t", "ext4", "-b", "1024", "-O", "quota,project", "-J", "size=1"},
+		"values": {"-t", "ext4", "-b", "1024", "-O", "ea_inode,quota", "-J", "size=1"},
 		"old": {"-t", "ext4", "-b", "1024", "-O", "^metadata_csum,uninit_bg,^64bit", "-J",
 			"size=1"},
 		"cluster": {"-t", "ext4", "-b", "4096", "-O", "bigalloc", "-C", "16384", "-J", "size=4"},
@@ -344,7 +348,8 @@ func openSimRun(t *testing.T, image []byte, seed uint64, kind string) *simRun {
 		t.Fatal(err)
 	}
 	r := newSimRun(t, b, seed)
-	r.small, r.values = kind == "inline", kind == "values"
+	r.small, r.values = kind == "inline" || kind == "copy-inline", kind == "values"
+	r.copies = strings.HasPrefix(kind, "copy")
 	r.owners = r.values || kind == "quota" || kind == "cluster-1k"
 	return r
 }
@@ -403,6 +408,8 @@ func (r *simRun) operation() {
 	case r.owners && k < 7:
 		owner := vfs.Attr{UID: r.rng.Uint32N(1 << 20), GID: r.rng.Uint32N(5)}
 		_, err = r.b.Setattr(r.inos[id], vfs.SetUID|vfs.SetGID, owner)
+	case k < 9 && r.copies:
+		err = r.copyRange(s, id)
 	case k < 9:
 		err = r.write(s, id)
 	case k < 11:
@@ -477,6 +484,31 @@ func (r *simRun) write(s *simState, id int) error {
 	if must[vfs.Attr](r.t)(r.b.Getattr(r.inos[id])) != before {
 		r.touched[id] = len(r.states)
 	} // else in one tick of the clock: no transaction knows of it
+	return err
+}
+
+// copyRange copies between any two files. Every other time, and where the source is empty, it is a
+// write, for otherwise there would be nothing to copy.
+func (r *simRun) copyRange(s *simState, id int) error {
+	from := s.names[r.name()]
+	if len(s.data[from]) == 0 || r.rng.IntN(2) == 0 {
+		return r.write(s, id)
+	}
+	data := s.data[from]
+	at, off := r.size(30000), r.rng.IntN(len(data))
+	n := min(1+r.size(9000), len(data)-off)
+	if from == id { // ranges of one file must not overlap, which the kernel sees to
+		at = max(at, off+n)
+	}
+	copied, err := r.b.CopyRange(r.inos[id], uint64(at), r.inos[from], uint64(off), uint64(n))
+	if err == nil && copied != uint64(n) {
+		err = fmt.Errorf("copied %d of %d bytes", copied, n)
+	}
+	all := make([]byte, max(len(s.data[id]), at+n))
+	copy(all, s.data[id])
+	copy(all[at:], data[off:off+n])
+	s.data[id] = all
+	r.written[id], r.touched[id] = len(r.states), len(r.states)
 	return err
 }
 

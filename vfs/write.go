@@ -73,7 +73,7 @@ func prepareWrite(fs *FS, tx *Tx, op *Op) error {
 
 // writable reads the inode of a file whose data are going to be changed.
 func (fs *FS) writable(tx *Tx, op *Op) error {
-	if err := fs.readable(tx, op); err != nil {
+	if err := fs.readable(tx, op.Node); err != nil {
 		return err
 	}
 	in := &fs.inode
@@ -165,7 +165,7 @@ func (fs *FS) merge(op *Op) {
 	sector := uint32(fs.sector)
 	head := uint32(op.Off) & (sector - 1)
 	if head != op.BufOff {
-		copy(payload[head:], payload[:op.Size])
+		copy(payload[head:], payload[op.BufOff:op.BufOff+op.Size])
 		op.BufOff = head
 	}
 	clear(payload[:head])
