@@ -64,6 +64,7 @@ func decodeData(op *vfs.Op, req []byte) ([]byte, unix.Errno) {
 		{a.WriteFlags&fuse.WRITE_CACHE != 0, vfs.WriteCached},
 		{a.Flags&(unix.O_SYNC|unix.O_DSYNC) != 0, vfs.WriteSync},
 		{a.Flags&unix.O_APPEND != 0, vfs.WriteAppend},
+		{a.Flags&unix.O_DIRECT == 0 && a.Size <= copyMax, vfs.WriteBehind},
 	} {
 		if f.on {
 			op.Arg |= f.flag

@@ -183,10 +183,10 @@ func TestDecodeData(t *testing.T) {
 	checkDecoded(t, &Transport{}, []decoded{
 		{name: "write", opcode: opWrite, parts: parts(fixed(in), []byte("12345")),
 			want: vfs.Op{Code: vfs.OpWrite, Off: 4097, Size: 5,
-				Arg: vfs.WriteKillSuidgid | vfs.WriteAppend}, data: "12345"},
+				Arg: vfs.WriteKillSuidgid | vfs.WriteAppend | vfs.WriteBehind}, data: "12345"},
 		{name: "write to the end", opcode: opWrite, parts: parts(fixed(sync), []byte("12345")),
 			want: vfs.Op{Code: vfs.OpWrite, Off: 1<<63 - 6, Size: 5,
-				Arg: vfs.WriteCached | vfs.WriteSync}, data: "12345"},
+				Arg: vfs.WriteCached | vfs.WriteSync | vfs.WriteBehind}, data: "12345"},
 		{name: "write beyond the end", opcode: opWrite,
 			parts: parts(fixed(fuse.WriteIn{Offset: 1<<63 - 1, Size: 1}), []byte("1")),
 			errno: unix.EFBIG},

@@ -264,17 +264,24 @@ func (t *Transport) receive() {
 }
 
 // keep gives op the payload data, which lies in the request that was received: in the buffer in
-// hand, which goes with it, or in a smaller one that it is copied to. It leaves op.Size alone.
+// hand, which goes with it, or in a smaller one that it is copied to. It leaves op.Size alone. What
+// came by a ring stays in the ring's buffer, if the reply waits for it.
 func (t *Transport) keep(op *vfs.Op, data []byte) {
 	arena := t.fs.Arena()
+	small := op.Code != vfs.OpWrite || len(data) <= copyMax
 	if t.entry != 0 {
-		op.Buf = arena.Own(t.entry - 1)
+		small = op.Arg&vfs.WriteBehind != 0 && op.Code == vfs.OpWrite
+	}
+	if small && arena.Free(len(data)) > copySpare {
+		op.Buf = arena.Get(len(data))
 		copy(arena.Payload(op.Buf), data)
 		return
 	}
-	small := op.Code != vfs.OpWrite || len(data) <= copyMax
-	if small && arena.Free(len(data)) > copySpare {
-		op.Buf = arena.Get(len(data))
+	if op.Code == vfs.OpWrite {
+		op.Arg &^= vfs.WriteBehind // it would keep a buffer that others need
+	}
+	if t.entry != 0 {
+		op.Buf = arena.Own(t.entry - 1)
 		copy(arena.Payload(op.Buf), data)
 		return
 	}

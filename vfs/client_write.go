@@ -79,8 +79,18 @@ func (c *Client) Truncate(ino ext4.Ino, size uint64) error {
 
 // WriteAt writes file data at off. A full filesystem gives a short count with ENOSPC.
 func (c *Client) WriteAt(ino ext4.Ino, p []byte, off int64) (n int, err error) {
+	return c.write(ino, p, off, 0)
+}
+
+// WriteBehind is WriteAt, but it may return before the data are on the device, in pieces of at most
+// blockdev.PayloadMax bytes. If they cannot be written the filesystem becomes read-only.
+func (c *Client) WriteBehind(ino ext4.Ino, p []byte, off int64) (n int, err error) {
+	return c.write(ino, p, off, WriteBehind)
+}
+
+func (c *Client) write(ino ext4.Ino, p []byte, off int64, arg uint32) (n int, err error) {
 	for n < len(p) && err == nil {
-		call := &clientCall{code: OpWrite, node: ino, off: uint64(off) + uint64(n),
+		call := &clientCall{code: OpWrite, node: ino, off: uint64(off) + uint64(n), arg: arg,
 			src: p[n:min(len(p), n+blockdev.PayloadMax)]}
 		err = c.do(call)
 		n += call.n

@@ -96,6 +96,8 @@ type concRun struct {
 	rng     *rand.Rand
 	front   *concFront
 	workers []*concWorker
+	// arg is that of all writes.
+	arg uint32
 }
 
 // concWorker is one worker: a goroutine that runs only when the scheduler waits for it.
@@ -337,6 +339,7 @@ func (w *concWorker) write(s *simState, id, n int) {
 		calls[i] = &concCall{data: bytes.Repeat([]byte{byte(1 + w.rng.IntN(255))}, size),
 			fill: func(op *vfs.Op) {
 				op.Code, op.Node, op.Off, op.Size = vfs.OpWrite, ino, off, uint32(size)
+				op.Arg = w.run.arg
 			}}
 	}
 	all := slices.Clone(calls)
@@ -429,6 +432,7 @@ func (w *concWorker) nameless(s *simState) {
 	off := len(s.data[id])
 	c := w.one(p, func(op *vfs.Op) {
 		op.Code, op.Node, op.Off, op.Size = vfs.OpWrite, ino, uint64(off), uint32(len(p))
+		op.Arg = w.run.arg
 	})
 	w.ok("write without a name", c)
 	s.data[id] = append(slices.Clone(s.data[id]), p[:c.n]...)
@@ -549,8 +553,8 @@ var concKinds = map[string][]string{
 var concSizes = map[string]int64{"ext4-1k": 2200, "ext4-2k": 4400, "ext4-4k": 8800,
 	"ext3-1k": 2200, "no-journal": 1100, "bigalloc": 3000, "inline": 2300, "quota": 2300}
 
-// TestConcurrent runs the concurrent simulation. The size of the cache, the number of slots, and
-// whether every access stalls once, are functions of the seed, too.
+// TestConcurrent runs the concurrent simulation. The size of the cache, the number of slots, whether
+// every access stalls once, and whether writes wait for the device, are functions of the seed, too.
 func TestConcurrent(t *testing.T) {
 	for name, args := range concKinds {
 		base := formatted(t, concSizes[name]<<10, append(args, "-N", "64", "-m", "0")...)
@@ -569,6 +573,9 @@ func concurrent(t *testing.T, setting memSetting, data []byte, journal bool) {
 	defer b.close()
 	r := &concRun{t: t, b: b, rng: rand.New(rand.NewPCG(setting.seed, 17)), front: &concFront{
 		fs: b.fs, calls: map[asyncq.Slot]*concCall{}, held: map[ext4.Ino]bool{}}}
+	if setting.seed%4 >= 2 {
+		r.arg = vfs.WriteBehind
+	}
 	r.front.id = b.fs.AddFront(r.front)
 	for i := range concWorkers {
 		w := &concWorker{simRun: newSimRun(t, b, setting.seed*100+uint64(i)), run: r, number: i,

@@ -49,6 +49,9 @@ func (fs *FS) copyRead(tx *Tx, op *Op) error {
 		return nil
 	}
 	n := uint32(min(left, in.Size-op.Off2, blockdev.PayloadMax))
+	if err := tx.awaitData(op.Node2, op.Off2, n); err != nil {
+		return err
+	}
 	if err := tx.Buffer(n); err != nil {
 		return err
 	}

@@ -18,8 +18,13 @@ import (
 )
 
 // faultScript does a little of everything, and returns the first error of any step. A step that
-// needs what an earlier one should have made is left out without it.
-func faultScript(b *memBed) (errs []error) {
+// needs what an earlier one should have made is left out without it. With behind the writes are
+// replied to before their data are on the device.
+func faultScript(b *memBed, behind bool) (errs []error) {
+	write := b.WriteAt
+	if behind {
+		write = b.WriteBehind
+	}
 	note := func(err error) bool {
 		if err != nil {
 			errs = append(errs, err)
@@ -29,12 +34,12 @@ func faultScript(b *memBed) (errs []error) {
 	root := ext4.RootIno
 	f, err := b.Mknod(root, "file", unix.S_IFREG|0o644, 0)
 	if note(err) {
-		_, err = b.WriteAt(f.Ino, bytes.Repeat([]byte("a"), 30000), 0)
+		_, err = write(f.Ino, bytes.Repeat([]byte("a"), 30000), 0)
 		note(err)
 		note(b.Fsync(f.Ino))
-		_, err = b.WriteAt(f.Ino, bytes.Repeat([]byte("b"), 5000), 1001)
+		_, err = write(f.Ino, bytes.Repeat([]byte("b"), 5000), 1001)
 		note(err)
-		_, err = b.WriteAt(f.Ino, bytes.Repeat([]byte("c"), 700), 30000)
+		_, err = write(f.Ino, bytes.Repeat([]byte("c"), 700), 30000)
 		note(err)
 		note(b.Fsync(f.Ino))
 		note(b.Truncate(f.Ino, 12345))
@@ -128,7 +133,7 @@ func faultOnce(t *testing.T, data []byte, rule blockdev.FaultRule) (injected boo
 	defer b.close()
 	b.fault.SetRules(rule)
 	when := fmt.Sprintf("request %d failed", rule.After)
-	for _, err := range faultScript(b) {
+	for _, err := range faultScript(b, rule.After%2 == 1) {
 		if !errors.Is(err, unix.EIO) && !errors.Is(err, unix.EROFS) &&
 			!errors.Is(err, unix.ENOENT) {
 			t.Errorf("%s: %v", when, err)

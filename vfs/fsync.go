@@ -6,10 +6,13 @@ import (
 
 // prepareFsync replies when all changes to an inode, or to everything, are durable: it waits for a
 // commit, or only flushes the device where nothing but data has changed.
-func prepareFsync(fs *FS, _ *Tx, op *Op) error {
+func prepareFsync(fs *FS, tx *Tx, op *Op) error {
 	w := fs.w
 	if w == nil {
 		return nil
+	}
+	if err := fs.awaitSynced(tx, op); err != nil {
+		return err
 	}
 	fs.syncAfter(op)
 	if op.Node == 0 {

@@ -45,6 +45,10 @@ func (w *writer) step() bool {
 	case writerIdle:
 		return w.choose()
 	case writerLogged:
+		if w.behind[1-w.parity] > 0 { // data that it tells of
+			w.landing = true
+			return w.park()
+		}
 		// NB: the data that the transaction tells of, too, on whatever device they are.
 		return w.flush(writerFlushed, true)
 	case writerFlushed:
@@ -83,7 +87,7 @@ func (w *writer) choose() bool {
 		(w.place && w.tight() || w.log == nil && !w.durable.Empty())
 	switch {
 	case w.aborted != 0:
-		if w.unmounting {
+		if w.unmounting && w.behind == [2]int{} {
 			w.finished()
 		}
 		return w.park()
@@ -95,7 +99,8 @@ func (w *writer) choose() bool {
 	}
 	w.place = false
 	if running == 0 && w.cache.Dirty() == 0 {
-		if w.wanted = w.tid - 1; w.unmounting && w.pending == 0 {
+		if w.wanted = w.tid - 1; w.unmounting && w.pending == 0 &&
+			w.behind == [2]int{} {
 			w.finished()
 		}
 		w.fs.loop.Table.WakeAll(&w.durable, 0)

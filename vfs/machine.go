@@ -183,6 +183,7 @@ func (op *Op) restart() {
 	op.moved, op.tid, op.phase, op.npieces, op.edge, op.victim, op.to = 0, 0, 0, 0, 0, 0, 0
 	op.edges, op.zero = 0, [2]byteRange{}
 	op.writes, op.sync, op.reading, op.locked, op.touch = false, false, false, false, false
+	op.behind = false
 }
 
 // Abandon gives back a claimed slot that is not going to be submitted.
@@ -342,6 +343,8 @@ func (fs *FS) prepared(s asyncq.Slot, op *Op) {
 	fs.unpin(op)
 	op.attempts = 0
 	switch {
+	case op.behind:
+		fs.follow(s, op)
 	case op.nruns > 0:
 		fs.startData(s, op)
 	case op.more:
@@ -446,14 +449,18 @@ func (fs *FS) dataDone(s asyncq.Slot, op *Op) {
 	if fs.w != nil {
 		fs.w.endData(op)
 	}
-	switch {
-	case op.ioErr != 0:
+	if op.ioErr != 0 {
 		fs.log.Error("data I/O failed", "device", fs.dev.Name(), "op", op.Code, "inode", op.Node,
 			"errno", op.ioErr)
-		fs.finish(s, op, op.ioErr)
-	case moved != want:
+	} else if moved != want {
 		fs.log.Error("short data I/O", "device", fs.dev.Name(), "op", op.Code, "inode", op.Node)
-		fs.finish(s, op, unix.EIO)
+		op.ioErr = unix.EIO
+	}
+	switch {
+	case op.behind:
+		fs.landed(s, op)
+	case op.ioErr != 0:
+		fs.finish(s, op, op.ioErr)
 	case op.more:
 		fs.loop.Table.Desc(s).Stage = stagePrepare
 		fs.attempt(s, op)
@@ -481,9 +488,13 @@ func (fs *FS) finish(s asyncq.Slot, op *Op, errno unix.Errno) {
 	fs.fronts[op.Front].Reply(s, op)
 }
 
-// Done frees the slot and the buffer of an operation that has been replied to.
+// Done frees the slot and the buffer of an operation that has been replied to. One whose data are
+// on their way keeps both until they have landed.
 func (fs *FS) Done(s asyncq.Slot) {
 	op := fs.ops.At(s)
+	if op.behind {
+		return
+	}
 	fs.dropBuffer(op)
 	fs.loop.Table.Release(s)
 }

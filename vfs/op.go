@@ -175,6 +175,7 @@ type Op struct {
 	reading bool          // counted among the readers
 	parity  uint8
 	locked  bool
+	behind  bool // replied to, with its data on their way
 	npieces uint8
 	edge    blockdev.BufID
 	edges   uint8 // which sectors of the write lie in edge
@@ -233,6 +234,7 @@ const (
 	WriteSync                    // O_SYNC or O_DSYNC: durable before the reply
 	WriteAppend                  // O_APPEND
 	WriteCached                  // from the page cache: times are set by the kernel itself
+	WriteBehind                  // the reply need not wait for the device, see FS.follow
 )
 
 // Stages of a slot. A slot of the public API begins at stage 0, the fronts' at stagePrepare.

@@ -14,6 +14,8 @@ type rangeLock struct {
 	slot        asyncq.Slot
 	ino         ext4.Ino
 	first, last ext4.Lblk
+	// follow is the number of a write that has been replied to, 0 for other operations.
+	follow uint64
 }
 
 const lblkLast = ^ext4.Lblk(0)
@@ -33,9 +35,14 @@ func (tx *Tx) lockRange(ino ext4.Ino, first, last ext4.Lblk) error {
 			return tx.stallOn(&w.rangeWait, wantRange)
 		}
 	}
-	w.locks = append(w.locks, rangeLock{tx.slot, ino, first, last})
+	w.locks = append(w.locks, rangeLock{tx.slot, ino, first, last, 0})
 	tx.op.locked = true
 	return nil
+}
+
+// lockOf is the index of the lock of slot s.
+func (w *writer) lockOf(s asyncq.Slot) int {
+	return slices.IndexFunc(w.locks, func(l rangeLock) bool { return l.slot == s })
 }
 
 // unlockRange ends the lock of slot s. Those who wait look again.
@@ -44,7 +51,7 @@ func (w *writer) unlockRange(s asyncq.Slot, op *Op) {
 		return
 	}
 	op.locked = false
-	i := slices.IndexFunc(w.locks, func(l rangeLock) bool { return l.slot == s })
+	i := w.lockOf(s)
 	w.locks[i] = w.locks[len(w.locks)-1]
 	w.locks = w.locks[:len(w.locks)-1]
 	w.fs.loop.Table.WakeAll(&w.rangeWait, 0)

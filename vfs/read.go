@@ -17,6 +17,9 @@ func prepareRead(fs *FS, tx *Tx, op *Op) error {
 		return nil
 	}
 	op.N, op.touch = uint32(min(uint64(op.Size), in.Size-op.Off)), fs.staleAtime(in)
+	if err := tx.awaitData(op.Node, op.Off, op.N); err != nil {
+		return err
+	}
 	if err := tx.Buffer(op.N); err != nil {
 		return err
 	}

@@ -213,6 +213,7 @@ type simRun struct {
 	values   bool        // attributes of sizes that need inodes of their own
 	owners   bool        // files change owners, which quotas count
 	copies   bool        // ranges are copied from file to file
+	behind   bool        // writes are replied to before their data are on the device
 }
 
 // size makes up a number of bytes below n.
@@ -231,6 +232,10 @@ func TestSim(t *testing.T) {
 		"inline":  {"-t", "ext4", "-b", "1024", "-I", "512", "-O", "inline_data", "-J", "size=1"},
 		"copy":    {"-t", "ext4", "-b", "1024", "-J", "size=1"},
 		"copy-inline": {"-t", "ext4", "-b", "1024", "-I", "512", "-O", "inline_data", "-J",
+			"size=1"},
+		"behind":    {"-t", "ext4", "-b", "1024", "-J", "size=1"},
+		"behind-4k": {"-t", "ext4", "-b", "4096", "-J", "size=4"},
+		"behind-cluster": {"-t", "ext4", "-b", "1024", "-O", "bigalloc,quota", "-C", "16384", "-J",
 			"size=1"},
 		"quota":  {"-t", "ext4", "-b", "1024", "-O", "quota,project", "-J", "size=1"},
 		"values": {"-t", "ext4", "-b", "1024", "-O", "ea_inode,quota", "-J", "size=1"},
@@ -350,6 +355,7 @@ func openSimRun(t *testing.T, image []byte, seed uint64, kind string) *simRun {
 	r := newSimRun(t, b, seed)
 	r.small, r.values = kind == "inline" || kind == "copy-inline", kind == "values"
 	r.copies = strings.HasPrefix(kind, "copy")
+	r.behind = strings.HasPrefix(kind, "behind")
 	r.owners = r.values || kind == "quota" || kind == "cluster-1k"
 	return r
 }
@@ -475,7 +481,11 @@ func (r *simRun) write(s *simState, id int) error {
 	}
 	p := bytes.Repeat([]byte{byte(1 + len(r.states)%255)}, n)
 	before := must[vfs.Attr](r.t)(r.b.Getattr(r.inos[id]))
-	_, err := r.b.WriteAt(r.inos[id], p, int64(off))
+	write := r.b.WriteAt
+	if r.behind {
+		write = r.b.WriteBehind
+	}
+	_, err := write(r.inos[id], p, int64(off))
 	all := make([]byte, max(len(s.data[id]), off+n))
 	copy(all, s.data[id])
 	copy(all[off:], p)

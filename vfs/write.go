@@ -17,6 +17,8 @@ import (
 //
 // A crash before the transaction is durable leaves the blocks free: nobody ever sees what was in
 // them before. Overwritten blocks only need the last step for the times.
+//
+// Small writes do the last step at once, and reply, see FS.follow.
 const (
 	writeBegin uint8 = iota
 	writeMerge
@@ -199,7 +201,17 @@ func (fs *FS) mapWrite(tx *Tx, op *Op) error {
 		}
 		pos += n
 	}
-	op.roundEnd, op.writes, op.more, op.phase = pos, true, true, writePublish
+	op.roundEnd, op.writes = pos, true
+	// NB: a later round must not fail with changes made, for then the write is a short one.
+	if pos == end && op.pos == op.Off && fs.w.mayFollow(op, &fs.inode) {
+		if err := fs.publishWrite(tx, op); err != nil {
+			op.npieces = 0 // as above
+			return err
+		}
+		op.behind = true
+		return nil
+	}
+	op.more, op.phase = true, writePublish
 	return nil
 }
 
