@@ -18,6 +18,9 @@ var writeJobs = []job{
 	{name: "seqwrite-new", title: "1M sequential write to a new file, preallocated, direct, QD4",
 		group: groupWrite, unit: unitMiB, writes: true, run: fioWrite("new", true, "--rw=write",
 			"--bs=1M", "--iodepth=4", "--direct=1", "--ioengine=libaio")},
+	{name: "seqwrite-grow", title: "1M sequential write to a new file that grows, direct, QD4",
+		group: groupWrite, unit: unitMiB, writes: true, run: fioWrite("grown", true, "--rw=write",
+			"--bs=1M", "--iodepth=4", "--direct=1", "--ioengine=libaio", "--fallocate=none")},
 	{name: "write-fsync", title: "4k write and fsync", group: groupWrite, unit: unitIOPS,
 		writes: true, run: fioWrite("synced", false, "--rw=write", "--bs=4k", "--fsync=1",
 			"--ioengine=psync")},
@@ -32,7 +35,7 @@ func allJobs() []job { return append(slices.Clone(jobs), writeJobs...) }
 const newFileMiB = 512
 
 // fioWrite makes a job that writes to a file for the time of a slice or, once, a whole new file.
-// NB: fio allocates a new file with fallocate(2) before it writes.
+// NB: fio allocates a new file with fallocate(2) before it writes, unless told otherwise.
 // The figure is IOPS for small writes and MiB/s for large ones.
 func fioWrite(name string, once bool, args ...string) func(context.Context, *bench, target) (
 	float64, error) {

@@ -51,8 +51,8 @@ func (fs *FS) landed(s asyncq.Slot, op *Op) {
 	}
 }
 
-// awaitLanded has the operation wait while data of the first so many writes that were replied to are
-// on their way to blocks [first, last] of an inode, or of any if ino is 0.
+// awaitLanded has the operation wait while data of the first so many writes that were replied to
+// are on their way to blocks [first, last] of an inode, or of any if ino is 0.
 func (tx *Tx) awaitLanded(ino ext4.Ino, first, last ext4.Lblk, follows uint64) error {
 	w := tx.fs.w
 	if w == nil || w.behind == [2]int{} {

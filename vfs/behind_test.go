@@ -152,8 +152,8 @@ func TestBehind(t *testing.T) {
 	}
 }
 
-// TestBehindFails has data that were replied to fail. They are not part of the file after the next
-// mount, and until then everybody is told that nothing is written any more.
+// TestBehindFails has data that were replied to fail. They are not part of the file after the
+// next mount, and until then everybody is told that nothing is written any more.
 func TestBehindFails(t *testing.T) {
 	path := mkfs(t, 64<<20, "-t", "ext4")
 	h := openBehind(t, path)
@@ -175,8 +175,8 @@ func TestBehindFails(t *testing.T) {
 	}
 }
 
-// overwrite replies to a write, held back, of data that begin with a mark, right after everything was
-// made durable: mostly in the same tick of the clock, so that no transaction knows of it.
+// overwrite replies to a write, held back, of data that begin with a mark, right after everything
+// was made durable: mostly in the same tick of the clock, so that no transaction knows of it.
 func (h *behindBed) overwrite(mark string) {
 	data := bytes.Repeat([]byte(mark), 1000)
 	must[int](h.t)(h.WriteAt(h.file, data, 0))

@@ -553,8 +553,9 @@ var concKinds = map[string][]string{
 var concSizes = map[string]int64{"ext4-1k": 2200, "ext4-2k": 4400, "ext4-4k": 8800,
 	"ext3-1k": 2200, "no-journal": 1100, "bigalloc": 3000, "inline": 2300, "quota": 2300}
 
-// TestConcurrent runs the concurrent simulation. The size of the cache, the number of slots, whether
-// every access stalls once, and whether writes wait for the device, are functions of the seed, too.
+// TestConcurrent runs the concurrent simulation. The size of the cache, the number of slots,
+// whether every access stalls once, and whether writes wait for the device, are functions of the
+// seed, too.
 func TestConcurrent(t *testing.T) {
 	for name, args := range concKinds {
 		base := formatted(t, concSizes[name]<<10, append(args, "-N", "64", "-m", "0")...)

@@ -84,8 +84,8 @@ type writer struct {
 	readers [2]int
 	parity  uint8
 	waiting bool // the machine waits for readers
-	// behind counts, likewise, the writes that have been replied to and whose data are on their way;
-	// follows is how many there ever were.
+	// behind counts, likewise, the writes that have been replied to and whose data are on their
+	// way; follows is how many there ever were.
 	behind  [2]int
 	follows uint64
 	landing bool // the machine waits for such data
