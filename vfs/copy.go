@@ -77,8 +77,8 @@ func (fs *FS) copyWrite(tx *Tx, op *Op) error {
 	err := prepareWrite(fs, tx, op)
 	if err != nil && err != ext4.ErrContinue && !tx.stalled && op.Value > 0 &&
 		err != ext4.ErrSpaceBusy && (err != unix.ENOSPC || fs.w.evicting == 0) {
-		op.phase, op.npieces = copyStop, 0
-		return errSearching // this attempt's changes are undone
+		op.phase = copyStop
+		return errSearching // what this attempt has changed is undone
 	}
 	if err != nil || op.more {
 		return err

@@ -92,6 +92,8 @@ func TestCopyErrors(t *testing.T) {
 		must[int](t)(b.WriteAt(ino, bytes.Repeat([]byte(name), n), 0))
 		return ino
 	}
+	check(t, b.Fsync(0))
+	free := b.fs.StatFS().Bfree
 	from, to := file("a", 4<<20), file("b", 10)
 	for what, c := range map[string]struct {
 		to, from ext4.Ino
@@ -112,5 +114,14 @@ func TestCopyErrors(t *testing.T) {
 	}
 	if size := must[vfs.Attr](t)(b.Getattr(to)).Size; size != n {
 		t.Errorf("copied %d bytes, size %d", n, size)
+	}
+	check(t, b.Unlink(root, "a"))
+	check(t, b.Unlink(root, "b"))
+	for range 100 { // they are freed by and by
+		check(t, b.Fsync(0))
+		check(t, b.loop.Step(false))
+	}
+	if now := b.fs.StatFS().Bfree; now != free {
+		t.Errorf("%d blocks are free afterwards, %d were before", now, free)
 	}
 }
