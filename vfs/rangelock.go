@@ -37,6 +37,9 @@ func (tx *Tx) lockRange(ino ext4.Ino, first, last ext4.Lblk) error {
 	}
 	w.locks = append(w.locks, rangeLock{tx.slot, ino, first, last, 0})
 	tx.op.locked = true
+	if tx.op.Code != OpWrite {
+		w.tails.drop(ino, 0, ^uint64(0))
+	}
 	return nil
 }
 

@@ -124,8 +124,8 @@ const (
 // edgeTail is where in the second buffer the last sector of a write lies; the first is at 0.
 const edgeTail = 4096
 
-// readEdges reads the sectors of existing blocks of which the write has only a part. It says
-// whether there are any.
+// readEdges reads the sectors of existing blocks of which the write has only a part, unless they
+// are known. It says whether there are any to be read.
 func (fs *FS) readEdges(tx *Tx, op *Op) (bool, error) {
 	sector := fs.sector
 	end := op.Off + uint64(op.Size)
@@ -148,6 +148,10 @@ func (fs *FS) readEdges(tx *Tx, op *Op) (bool, error) {
 		}
 		within := pos & uint64(fs.vol.BlockSize-1) &^ (sector - 1)
 		op.edges |= 1 << i
+		if known := fs.w.tails.find(op.Node, pos&^(sector-1)); known != nil {
+			copy(fs.arena.Payload(op.edge)[i*edgeTail:], known[:sector])
+			continue
+		}
 		op.runs[op.nruns] = dataRun{off: int64(uint64(fs.run.Phys)<<fs.vol.BlockBits + within),
 			at: uint32(i * edgeTail), length: uint32(sector), kind: runEdge}
 		op.nruns++
@@ -415,6 +419,12 @@ func (w *writer) unreserve(op *Op) {
 // over ends what an operation holds of the writer: whether it went well or not.
 func (w *writer) over(s asyncq.Slot, op *Op) {
 	w.endData(op)
+	switch op.Code {
+	case OpWrite:
+		w.keepTail(op)
+	case OpEvict:
+		w.tails.drop(op.Node, 0, ^uint64(0))
+	}
 	w.unlockRange(s, op)
 	w.space.Begin()
 	w.unreserve(op)

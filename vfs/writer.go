@@ -98,6 +98,7 @@ type writer struct {
 	pending   int // operations of front that are under way
 	locks     []rangeLock
 	rangeWait asyncq.WaitList
+	tails     tails
 	aborted   unix.Errno
 	down      bool // shut down: reads fail, too
 	damage    damage
