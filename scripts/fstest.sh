@@ -196,7 +196,7 @@ yesext[234]) ;;
 ext[234] | yes | '') exec REAL "${args[@]}" ;;
 *) exec REAL -t "$type" "${args[@]}" ;;
 esac
-said=$(REAL -t fuse.asyncfsd -o kernel "${args[@]}" 2>&1)
+said=$(REAL -t fuse.asyncfsd -o kernel,uhelper=fuse.asyncfsd "${args[@]}" 2>&1)
 status=$?
 where=${places[1]:-}
 grep -v "journal not replayed\|mounted read-only: \|needs write access\|^$" <<<"$said" >&2

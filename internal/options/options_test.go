@@ -177,7 +177,7 @@ func TestNoClobber(t *testing.T) {
 // TestIgnored has what people copy from fstab.
 func TestIgnored(t *testing.T) {
 	for _, list := range []string{
-		"defaults,user,users,nouser,owner,group,nofail,auto,noauto,_netdev,comment=x",
+		"defaults,user,users,nouser,owner,group,nofail,auto,noauto,_netdev,comment=x,uhelper=y",
 		"user_xattr,noblock_validity,nodelalloc,kernel_cache,directio",
 		"journal_checksum,journal_async_commit,data_err=abort,stripe=16,delalloc",
 		"max_dir_size_kb=128,auto_da_alloc,iversion",

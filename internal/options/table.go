@@ -107,7 +107,7 @@ func init() {
 // initIgnored has the harmless options: they ask for what is always so, or say something to
 // mount(8) and fstab only.
 func initIgnored() {
-	ignore("defaults user users nouser owner group nofail auto noauto _netdev comment " +
+	ignore("defaults user users nouser owner group nofail auto noauto _netdev comment uhelper " +
 		"silent loud mand nomand iversion noiversion i_version")
 	ignore("user_xattr block_validity noblock_validity delalloc nodelalloc nodax " +
 		"journal_checksum nojournal_checksum journal_async_commit nombcache no_mbcache " +
