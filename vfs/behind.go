@@ -62,7 +62,7 @@ func (tx *Tx) awaitLanded(ino ext4.Ino, first, last ext4.Lblk, follows uint64) e
 		l := &w.locks[i]
 		if l.follow > 0 && l.follow <= follows && (ino == 0 || l.ino == ino) && l.first <= last &&
 			first <= l.last {
-			return tx.stallOn(&w.rangeWait, wantRange)
+			return tx.stallOn(w.rangeWaiting(l.ino), wantRange)
 		}
 	}
 	return nil

@@ -244,6 +244,9 @@ func (fs *FS) attempt(s asyncq.Slot, op *Op) {
 		panic("vfs: " + op.Code.String() + " swallowed a stall")
 	}
 	if outstanding, _ := fs.loop.Table.Wants(s); outstanding > 0 {
+		if tx.kind != wantBlock {
+			op.attempts = 0 // NB: others may make it look again any number of times
+		}
 		fs.loop.Table.Park(s, tx.kind)
 		return
 	}

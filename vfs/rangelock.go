@@ -32,7 +32,7 @@ func (tx *Tx) lockRange(ino ext4.Ino, first, last ext4.Lblk) error {
 	for i := range w.locks {
 		l := &w.locks[i]
 		if l.ino == ino && l.first <= last && first <= l.last {
-			return tx.stallOn(&w.rangeWait, wantRange)
+			return tx.stallOn(w.rangeWaiting(ino), wantRange)
 		}
 	}
 	w.locks = append(w.locks, rangeLock{tx.slot, ino, first, last, 0})
@@ -41,6 +41,12 @@ func (tx *Tx) lockRange(ino ext4.Ino, first, last ext4.Lblk) error {
 		w.tails.drop(ino, 0, ^uint64(0))
 	}
 	return nil
+}
+
+// rangeWaiting is where those wait who need a lock that somebody has on an inode; some wait for
+// other inodes.
+func (w *writer) rangeWaiting(ino ext4.Ino) *asyncq.WaitList {
+	return &w.rangeWait[uint32(ino)%uint32(len(w.rangeWait))]
 }
 
 // lockOf is the index of the lock of slot s.
@@ -55,7 +61,8 @@ func (w *writer) unlockRange(s asyncq.Slot, op *Op) {
 	}
 	op.locked = false
 	i := w.lockOf(s)
+	ino := w.locks[i].ino
 	w.locks[i] = w.locks[len(w.locks)-1]
 	w.locks = w.locks[:len(w.locks)-1]
-	w.fs.loop.Table.WakeAll(&w.rangeWait, 0)
+	w.fs.loop.Table.WakeAll(w.rangeWaiting(ino), 0)
 }

@@ -97,7 +97,7 @@ type writer struct {
 	uncut     map[ext4.Ino]bool
 	pending   int // operations of front that are under way
 	locks     []rangeLock
-	rangeWait asyncq.WaitList
+	rangeWait [16]asyncq.WaitList
 	tails     tails
 	aborted   unix.Errno
 	down      bool // shut down: reads fail, too
