@@ -98,7 +98,7 @@ func TestMeaning(t *testing.T) {
 // TestMeaningWriting has the options of mounts that write.
 func TestMeaningWriting(t *testing.T) {
 	checkMeaning(t, []meaning{
-		{"data=ordered", func(*Options) {}},
+		{"data=ordered,data=writeback", func(*Options) {}},
 		{"errors=panic,errors=remount-ro", func(o *Options) { o.Errors = "remount-ro" }},
 		{"commit=30", func(o *Options) { o.CommitSeconds = 30 }},
 		{"commit=30,commit=0", func(*Options) {}},
@@ -199,7 +199,7 @@ func TestRefused(t *testing.T) {
 	for list, why := range map[string]string{
 		"foo":                     "not known",
 		"foo=bar":                 "not known",
-		"data=writeback":          "must be ordered",
+		"data=unordered":          "must be ordered, writeback or journal",
 		"errors=explode":          "must be continue, remount-ro, panic",
 		"data=":                   "needs a value",
 		"barrier=2":               "must be 0 or 1",

@@ -141,12 +141,12 @@ func initQuota() {
 func initWriting() {
 	value("data", func(o *Options, v string) error {
 		switch v {
-		case "ordered":
+		case "ordered", "writeback": // which promises less
 		case "journal":
 			o.Notes = append(o.Notes, "data=journal: data are written in place before the "+
 				"journal tells of them, as with data=ordered")
 		default:
-			return fmt.Errorf("must be ordered")
+			return fmt.Errorf("must be ordered, writeback or journal")
 		}
 		return nil
 	})
