@@ -3,6 +3,7 @@ package vfs_test
 import (
 	"bytes"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,7 +20,22 @@ type holdDevice struct {
 	blockdev.Device
 	held []asyncq.IO
 	mark []byte
+	// due has the loop's thread let go of them.
+	due    atomic.Bool
+	landed bool
 }
+
+// Intake lets go of what is held back, once that is due.
+func (d *holdDevice) Intake() (more bool) {
+	if d.due.Swap(false) {
+		d.land(0)
+		d.landed = true
+	}
+	return false
+}
+
+// CanIntake says whether it is.
+func (d *holdDevice) CanIntake() bool { return d.due.Load() }
 
 func (d *holdDevice) Submit(io asyncq.IO) {
 	if io.Op == asyncq.OpWrite && d.mark != nil && bytes.HasPrefix(io.Buf, d.mark) {
@@ -237,16 +253,13 @@ func TestBehindUnmount(t *testing.T) {
 		h := openBehind(t, path)
 		h.dev.land(0)
 		h.overwrite("over")
-		landed := false
+		h.loop.AddIntake(h.dev)
 		time.AfterFunc(20*time.Millisecond, func() {
-			h.loop.Locked(func() {
-				h.dev.land(0)
-				landed = true
-			})
+			h.dev.due.Store(true)
 			h.loop.Engine().Wake()
 		})
 		h.close()
-		if !landed {
+		if !h.dev.landed {
 			t.Fatal("the unmount has not waited")
 		}
 	}
