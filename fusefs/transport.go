@@ -269,24 +269,22 @@ func (t *Transport) receive() {
 func (t *Transport) keep(op *vfs.Op, data []byte) {
 	arena := t.fs.Arena()
 	small := op.Code != vfs.OpWrite || len(data) <= copyMax
+	behind := op.Code == vfs.OpWrite && op.Arg&vfs.WriteBehind != 0
 	if t.entry != 0 {
-		small = op.Arg&vfs.WriteBehind != 0 && op.Code == vfs.OpWrite
+		small = behind
 	}
-	if small && arena.Free(len(data)) > copySpare {
-		op.Buf = arena.Get(len(data))
-		copy(arena.Payload(op.Buf), data)
-		return
-	}
-	if op.Code == vfs.OpWrite {
+	if small = small && arena.Free(len(data)) > copySpare; !small && behind {
 		op.Arg &^= vfs.WriteBehind // it would keep a buffer that others need
 	}
-	if t.entry != 0 {
+	switch {
+	case small:
+		op.Buf = arena.Get(len(data))
+	case t.entry != 0:
 		op.Buf = arena.Own(t.entry - 1)
-		copy(arena.Payload(op.Buf), data)
-		return
+	default:
+		op.Buf, t.hand = t.hand, 0
 	}
-	op.Buf, t.hand = t.hand, 0
-	// NB: the data of a WRITE are there already; copy sees that and returns.
+	// NB: the data of a WRITE may be in the buffer in hand already; copy sees that and returns.
 	copy(arena.Payload(op.Buf), data)
 }
 

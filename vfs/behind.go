@@ -13,8 +13,11 @@ const behindMax = 64
 // that nobody minds, and there is a journal, whose transaction then waits for the data.
 func (w *writer) mayFollow(op *Op, in *ext4.Inode) bool {
 	return op.Arg&(WriteBehind|WriteSync) == WriteBehind && op.Code == OpWrite && w.log != nil &&
-		in.Flags&ext4.FlagSync == 0 && w.behind[0]+w.behind[1] < behindMax
+		in.Flags&ext4.FlagSync == 0 && w.following() < behindMax
 }
+
+// following is how many writes have been replied to and have their data on the way.
+func (w *writer) following() int { return w.behind[0] + w.behind[1] }
 
 // follow replies to a write that has become part of the running transaction, and sends its data
 // after it. It keeps its slot, its buffer and its lock until they have landed:
@@ -55,7 +58,7 @@ func (fs *FS) landed(s asyncq.Slot, op *Op) {
 // are on their way to blocks [first, last] of an inode, or of any if ino is 0.
 func (tx *Tx) awaitLanded(ino ext4.Ino, first, last ext4.Lblk, follows uint64) error {
 	w := tx.fs.w
-	if w == nil || w.behind == [2]int{} {
+	if w.following() == 0 {
 		return nil
 	}
 	for i := range w.locks {
@@ -68,9 +71,9 @@ func (tx *Tx) awaitLanded(ino ext4.Ino, first, last ext4.Lblk, follows uint64) e
 	return nil
 }
 
-// awaitData is awaitLanded for somebody who is going to read n bytes at off of op's file.
+// awaitData is awaitLanded for somebody who is going to read n bytes, at least 1, at off of a file.
 func (tx *Tx) awaitData(ino ext4.Ino, off uint64, n uint32) error {
-	if tx.fs.w == nil || n == 0 {
+	if tx.fs.w == nil {
 		return nil
 	}
 	bits := tx.fs.vol.BlockBits

@@ -87,7 +87,7 @@ func (w *writer) choose() bool {
 		(w.place && w.tight() || w.log == nil && !w.durable.Empty())
 	switch {
 	case w.aborted != 0:
-		if w.unmounting && w.behind == [2]int{} {
+		if w.unmounting && w.following() == 0 {
 			w.finished()
 		}
 		return w.park()
@@ -99,8 +99,7 @@ func (w *writer) choose() bool {
 	}
 	w.place = false
 	if running == 0 && w.cache.Dirty() == 0 {
-		if w.wanted = w.tid - 1; w.unmounting && w.pending == 0 &&
-			w.behind == [2]int{} {
+		if w.wanted = w.tid - 1; w.unmounting && w.pending+w.following() == 0 {
 			w.finished()
 		}
 		w.fs.loop.Table.WakeAll(&w.durable, 0)
