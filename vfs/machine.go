@@ -64,14 +64,16 @@ type Override struct {
 
 // FS is one mounted filesystem: the provider that owns the slots of its operations.
 type FS struct {
-	loop   *asyncq.Loop
-	id     asyncq.ProviderID
-	dev    blockdev.Device
-	vol    *ext4.Volume
-	arena  *blockdev.Arena
-	cache  *blockdev.Cache
-	log    *slog.Logger
-	config Config
+	loop *asyncq.Loop
+	id   asyncq.ProviderID
+	// commits is the provider of CommitHandle.
+	commits asyncq.ProviderID
+	dev     blockdev.Device
+	vol     *ext4.Volume
+	arena   *blockdev.Arena
+	cache   *blockdev.Cache
+	log     *slog.Logger
+	config  Config
 
 	w      *writer // nil on a read-only mount
 	ops    *asyncq.Blobs[Op]
@@ -111,7 +113,8 @@ func New(c Config) (*FS, error) {
 		viaCache: int(c.Volume.BlockSize) < c.Device.SectorSize()}
 	fs.tx.fs = fs
 	fs.id = c.Loop.Register("vfs", fs)
-	fs.AddFront(&publicFront{fs})
+	fs.commits = c.Loop.Register("commit", commits{fs})
+	fs.AddFront(&publicFront{fs}) // publicID
 	if c.Write != nil {
 		if _, err := newWriter(fs, *c.Write); err != nil {
 			return nil, err

@@ -38,6 +38,9 @@ func prepareWrite(fs *FS, tx *Tx, op *Op) error {
 		return fs.publishInline(tx, op, &fs.inode)
 	}
 	if op.phase == writeBegin {
+		if err := fs.takePublic(tx, op); err != nil {
+			return err
+		}
 		if err := fs.limitWrite(op); err != nil || op.Size == 0 {
 			return err
 		}
