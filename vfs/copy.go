@@ -1,8 +1,6 @@
 package vfs
 
 import (
-	"golang.org/x/sys/unix"
-
 	"asyncfsd/blockdev"
 	"asyncfsd/vfs/ext4"
 )
@@ -13,7 +11,7 @@ import (
 const (
 	// copyRead is the phase in which a piece is read. Those of a write follow it.
 	copyRead uint8 = 50 + iota
-	// copyStop ends the copy with what it has copied so far.
+	// copyStop ends the copy with what it has copied so far, as an error does, see FS.fail.
 	copyStop
 )
 
@@ -74,13 +72,7 @@ func (fs *FS) copyRead(tx *Tx, op *Op) error {
 // copyWrite does a step of writing a piece, and after the last one goes on to the next piece.
 func (fs *FS) copyWrite(tx *Tx, op *Op) error {
 	size := op.Size
-	err := prepareWrite(fs, tx, op)
-	if err != nil && err != ext4.ErrContinue && !tx.stalled && op.Value > 0 &&
-		err != ext4.ErrSpaceBusy && (err != unix.ENOSPC || fs.w.evicting == 0) {
-		op.phase = copyStop
-		return errSearching // what this attempt has changed is undone
-	}
-	if err != nil || op.more {
+	if err := prepareWrite(fs, tx, op); err != nil || op.more {
 		return err
 	}
 	fs.w.unlockRange(tx.slot, op)

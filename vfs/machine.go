@@ -274,8 +274,16 @@ func (fs *FS) attempt(s asyncq.Slot, op *Op) {
 		op.attempts = 0
 		fs.loop.Table.Queue(s)
 	default:
-		fs.finish(s, op, fs.errno(op, err))
+		fs.fail(s, op, fs.errno(op, err))
 	}
+}
+
+// fail ends an operation that cannot go on. What a copy has copied until then counts.
+func (fs *FS) fail(s asyncq.Slot, op *Op, errno unix.Errno) {
+	if op.Code == OpCopy && op.Value > 0 {
+		errno = 0
+	}
+	fs.finish(s, op, errno)
 }
 
 // prepare runs the operation's function. What a writing one has changed is published if it got
@@ -466,7 +474,7 @@ func (fs *FS) dataDone(s asyncq.Slot, op *Op) {
 	case op.behind:
 		fs.landed(s, op)
 	case op.ioErr != 0:
-		fs.finish(s, op, op.ioErr)
+		fs.fail(s, op, op.ioErr)
 	case op.more:
 		fs.loop.Table.Desc(s).Stage = stagePrepare
 		fs.attempt(s, op)
