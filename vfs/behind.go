@@ -40,16 +40,13 @@ func (fs *FS) follow(s asyncq.Slot, op *Op) {
 func (fs *FS) landed(s asyncq.Slot, op *Op) {
 	w := fs.w
 	op.behind = false
-	if w.behind[op.parity]--; op.ioErr != 0 && w.aborted == 0 {
+	if op.ioErr != 0 && w.aborted == 0 {
 		w.abort(op.ioErr)
 	}
 	w.over(s, op)
 	fs.Done(s)
-	switch {
-	case w.landing && w.behind[1-w.parity] == 0:
-		w.landing = false
-		fs.loop.Table.Queue(w.slot)
-	case w.unmounting:
+	w.less(&w.behind[op.parity])
+	if w.unmounting {
 		w.kick()
 	}
 }

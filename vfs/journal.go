@@ -45,9 +45,8 @@ func (w *writer) step() bool {
 	case writerIdle:
 		return w.choose()
 	case writerLogged:
-		if w.behind[1-w.parity] > 0 { // data that it tells of
-			w.landing = true
-			return w.park()
+		if w.await(&w.behind[1-w.parity]) { // data that it tells of
+			return false
 		}
 		// NB: the data that the transaction tells of, too, on whatever device they are.
 		return w.flush(writerFlushed, true)
@@ -230,9 +229,8 @@ func (w *writer) sealed() {
 
 // release makes what the transaction freed available, once nobody reads it any more.
 func (w *writer) release() bool {
-	if w.readers[1-w.parity] > 0 {
-		w.waiting = true
-		return w.park()
+	if w.await(&w.readers[1-w.parity]) {
+		return false
 	}
 	w.discardGroup, w.discardBit = 0, 0
 	w.stage = writerDiscard

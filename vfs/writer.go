@@ -83,12 +83,12 @@ type writer struct {
 	// readers counts data I/O under way by the parity of the transaction it began in.
 	readers [2]int
 	parity  uint8
-	waiting bool // the machine waits for readers
 	// behind counts, likewise, the writes that have been replied to and whose data are on their
 	// way; follows is how many there ever were.
 	behind  [2]int
 	follows uint64
-	landing bool // the machine waits for such data
+	// awaited is the count that has to become 0 before the machine goes on, nil for none.
+	awaited *int
 
 	front     FrontID    // of evictions and of times of access
 	evictions []ext4.Ino // inodes to be freed that wait for a slot
@@ -373,9 +373,23 @@ func (w *writer) endData(op *Op) {
 		return
 	}
 	op.reading = false
-	w.readers[op.parity]--
-	if w.waiting && w.readers[1-w.parity] == 0 {
-		w.waiting = false
+	w.less(&w.readers[op.parity])
+}
+
+// await parks the machine until a count is 0, and says whether it is not.
+func (w *writer) await(count *int) bool {
+	if *count == 0 {
+		return false
+	}
+	w.awaited = count
+	w.park()
+	return true
+}
+
+// less counts down what the machine may wait for.
+func (w *writer) less(count *int) {
+	if *count--; *count == 0 && w.awaited == count {
+		w.awaited = nil
 		w.fs.loop.Table.Queue(w.slot)
 	}
 }
