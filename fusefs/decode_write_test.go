@@ -180,6 +180,7 @@ func TestDecodeData(t *testing.T) {
 		Flags: unix.O_WRONLY | unix.O_APPEND}
 	sync := fuse.WriteIn{Offset: 1<<63 - 6, Size: 5, WriteFlags: fuse.WRITE_CACHE,
 		Flags: unix.O_DSYNC}
+	direct := fuse.WriteIn{Size: 5, Flags: unix.O_RDWR | unix.O_DIRECT}
 	checkDecoded(t, &Transport{}, []decoded{
 		{name: "write", opcode: opWrite, parts: parts(fixed(in), []byte("12345")),
 			want: vfs.Op{Code: vfs.OpWrite, Off: 4097, Size: 5,
@@ -187,6 +188,8 @@ func TestDecodeData(t *testing.T) {
 		{name: "write to the end", opcode: opWrite, parts: parts(fixed(sync), []byte("12345")),
 			want: vfs.Op{Code: vfs.OpWrite, Off: 1<<63 - 6, Size: 5,
 				Arg: vfs.WriteCached | vfs.WriteSync | vfs.WriteBehind}, data: "12345"},
+		{name: "direct write", opcode: opWrite, parts: parts(fixed(direct), []byte("12345")),
+			want: vfs.Op{Code: vfs.OpWrite, Size: 5, Arg: vfs.WriteWhole}, data: "12345"},
 		{name: "write beyond the end", opcode: opWrite,
 			parts: parts(fixed(fuse.WriteIn{Offset: 1<<63 - 1, Size: 1}), []byte("1")),
 			errno: unix.EFBIG},

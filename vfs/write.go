@@ -70,7 +70,7 @@ func prepareWrite(fs *FS, tx *Tx, op *Op) error {
 		fs.merge(op)
 	}
 	err := fs.mapWrite(tx, op)
-	if full(err) && op.pos > op.Off {
+	if full(err) && op.pos > op.Off && op.Arg&WriteWhole == 0 {
 		return nil // a short write: what is there stays
 	}
 	return err

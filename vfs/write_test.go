@@ -378,3 +378,33 @@ func TestWriteChown(t *testing.T) {
 	}
 	b.close()
 }
+
+// TestWriteWhole fills a filesystem with writes that must not be short: the last one fails, and the
+// file is as large as what there is of it.
+func TestWriteWhole(t *testing.T) {
+	b := must[*memBed](t)(openMem(must[[]byte](t)(os.ReadFile(mkfs(t, 8<<20, "-t", "ext4"))), 1,
+		true))
+	defer b.close()
+	file := must[vfs.Attr](t)(b.Mknod(ext4.RootIno, "file", unix.S_IFREG|0o644, 0))
+	for _, whole := range []uint32{vfs.WriteWhole, 0} {
+		f := &nullFront{fs: b.fs}
+		f.id = b.fs.AddFront(f)
+		for off := uint64(0); off < 8<<20; off += blockdev.PayloadMax {
+			f.run(t, b.loop, func(op *vfs.Op) {
+				op.Code, op.Node, op.Arg, op.Off = vfs.OpWrite, file.Ino, whole, off
+				op.Size, op.Buf = blockdev.PayloadMax, b.fs.Arena().Get(blockdev.PayloadMax)
+				clear(b.fs.Arena().Payload(op.Buf)[:op.Size])
+			})
+		}
+		size := must[vfs.Attr](t)(b.Getattr(file.Ino)).Size
+		last := uint64(f.replies-f.failed) * blockdev.PayloadMax // of those that have succeeded
+		if f.failed == 0 || whole != 0 != (size > last) {
+			t.Errorf("whole %d: %d of %d writes failed, %d bytes", whole, f.failed, f.replies, size)
+		}
+		check(t, b.Truncate(file.Ino, 0))
+		must[int](t)(b.WriteAt(file.Ino, make([]byte, 5<<20), 0)) // what was reserved is free again
+		check(t, b.Truncate(file.Ino, 0))
+	}
+	check(t, b.fs.Unmount())
+	fsckImage(t, b.data, "-fn", "after unmounting")
+}

@@ -207,6 +207,9 @@ type Alloc struct {
 	Goal Block  // where they are wanted; 0 does not matter
 	Want uint32 // blocks, at least 1; fewer are a success, too
 	Root bool   // may use what is kept for root
+	// Tree is for the mapping of blocks that a file has already: it may use everything, so that
+	// what was allocated for a file can be written to whatever else fills the filesystem.
+	Tree bool
 	// Reserve only makes the blocks unavailable to others, in memory: Publish follows, or
 	// Unreserve. Otherwise they are marked in the bitmap.
 	Reserve bool
@@ -218,8 +221,11 @@ type Alloc struct {
 func (v *Volume) AllocBlocks(ed Editor, a Alloc) (Block, uint32, error) {
 	s := ed.Space()
 	avail := s.available()
-	if !a.Root {
-		avail -= s.keep
+	if !a.Tree {
+		avail -= s.keepTrees
+		if !a.Root {
+			avail -= s.keep
+		}
 	}
 	if avail <= 0 {
 		if v.dropWindows(s) {

@@ -19,9 +19,8 @@ func (v *Volume) metaGoal(phys Block) Block {
 // takeMeta allocates a block of metadata for a file, in a cluster of its own, as zeros.
 func (v *Volume) takeMeta(ed Editor, in *Inode, m *metaBlocks) (Block, []byte, error) {
 	if m.left == 0 {
-		// Root's reserve is for this, too: the data that it is about has been written already.
 		want := m.want << v.ClusterBits
-		b, n, err := v.AllocBlocks(ed, Alloc{Goal: m.goal, Want: want, Root: true})
+		b, n, err := v.AllocBlocks(ed, Alloc{Goal: m.goal, Want: want, Tree: true})
 		if err != nil {
 			return 0, nil, err
 		}

@@ -19,6 +19,8 @@ type Space struct {
 	busyClusters             [busySets]int64
 	// keep is how many clusters only root may use (s_r_blocks_count).
 	keep int64
+	// keepTrees is how many clusters only mappings may use, as in the kernel.
+	keepTrees int64
 	// pages are bitmaps of busy clusters, a group's worth of bits each. A page is on loan to one
 	// group for one set, or on the list of free ones.
 	pages     [][]uint64
@@ -100,6 +102,7 @@ func NewSpace(v *Volume) *Space {
 	s := &Space{v: v, groups: make([]groupSpace, v.GroupsCount),
 		undo: make([]spaceUndo, 0, undoMax), freed: busyFreed0,
 		keep:        int64(v.reservedBlocks() >> v.ClusterBits),
+		keepTrees:   int64(v.treeClusters()),
 		leafEntries: make([]leafEntry, 0, v.BlockSize/deSizeMin), block: make([]byte, v.BlockSize),
 		acl: make([]byte, v.aclSizeMax())}
 	copy(s.groups, v.groups)
@@ -119,6 +122,15 @@ func (v *Volume) reservedBlocks() uint64 {
 		n |= uint64(v.u32(sRBlocksCountHi)) << 32
 	}
 	return n
+}
+
+// treeClusters is how many clusters are kept for mappings by extents: the kernel's default of its
+// reserved_clusters.
+func (v *Volume) treeClusters() uint64 {
+	if !v.HasIncompat(IncompatExtents) {
+		return 0
+	}
+	return min(uint64(v.BlocksCount)>>v.ClusterBits/50, reservedClustersMax)
 }
 
 // Begin starts an attempt.
@@ -290,7 +302,7 @@ func (s *Space) available() int64 {
 
 // Ample says that so much is free that it does not matter who wants some: one request of anybody
 // leaves what is kept for root.
-func (s *Space) Ample() bool { return s.available()-s.keep > ampleClusters }
+func (s *Space) Ample() bool { return s.available()-s.keep-s.keepTrees > ampleClusters }
 
 // ampleClusters is more than one request can want.
 const ampleClusters = 1 << 16

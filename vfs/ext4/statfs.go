@@ -30,10 +30,7 @@ func (v *Volume) statFS(minix bool, clusters, inodes uint64) StatFS {
 		st.Blocks -= min(v.overhead, st.Blocks)
 	}
 	st.Bfree = min(st.Bfree, uint64(v.BlocksCount))
-	keep := v.reservedBlocks()
-	if v.HasIncompat(IncompatExtents) {
-		keep += min(uint64(v.BlocksCount)>>v.ClusterBits/50, reservedClustersMax) << v.ClusterBits
-	}
+	keep := v.reservedBlocks() + v.treeClusters()<<v.ClusterBits
 	if keep < st.Bfree {
 		st.Bavail = st.Bfree - keep
 	}
