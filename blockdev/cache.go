@@ -148,6 +148,14 @@ func (c *Cache) PutTicket() {
 	c.table.Wake(&c.noTickets, 0)
 }
 
+// PassOn wakes the next slot that waits for a ticket, if there is one: who was woken for it before
+// may have ended, or stopped elsewhere, without taking it.
+func (c *Cache) PassOn() {
+	if c.tickets > 0 {
+		c.table.Wake(&c.noTickets, 0)
+	}
+}
+
 // Get returns block b if it is cached. ok is false if it must be fetched; err is the errno with
 // which its read has just failed.
 func (c *Cache) Get(b uint64) (data []byte, checked *Checked, ok bool, err error) {

@@ -312,10 +312,14 @@ func TestDecodeIoctl(t *testing.T) {
 			want: vfs.Op{Code: vfs.OpTrim, Off: 1, Len: 2, Off2: 3}},
 		{name: "shutdown", opcode: opIoctl, parts: ioctl(ext4Shutdown),
 			want: vfs.Op{Code: vfs.OpShutdown, Arg: 1}},
+		{name: "checkpoint", opcode: opIoctl, parts: ioctl(ext4Checkpoint, le32(2)),
+			want: vfs.Op{Code: vfs.OpCheckpoint, Arg: vfs.CheckpointZero}},
+		{name: "checkpoint, cut", opcode: opIoctl, parts: ioctl(ext4Checkpoint, []byte("123")),
+			errno: unix.EINVAL},
 		{name: "getflags", opcode: opIoctl, parts: ioctl(fsIocGetFlags),
 			want: vfs.Op{Code: vfs.OpGetattr}},
 	})
-	for _, cmd := range []uint32{fitrim, ext4Shutdown, fsIocSetLabel} {
+	for _, cmd := range []uint32{fitrim, ext4Shutdown, ext4Checkpoint, fsIocSetLabel} {
 		req := rawRequest(opIoctl, 2, dirNode, ioctl(cmd, make([]byte, 256))...)
 		if errno := decodeIoctl(&vfs.Op{Cred: vfs.Cred{UID: 1}}, &request{}, req); errno !=
 			unix.EPERM {

@@ -28,6 +28,7 @@ const (
 	fsIocSetLabel   = 0x41009432
 	fitrim          = 0xc0185879
 	ext4Shutdown    = 0x8004587d // EXT4_IOC_SHUTDOWN, u32
+	ext4Checkpoint  = 0x4004662b // EXT4_IOC_CHECKPOINT, u32
 
 	// flagsUserVisible are the inode flags that FS_IOC_GETFLAGS shows (EXT4_FL_USER_VISIBLE).
 	flagsUserVisible = 0x725bdfff
@@ -53,7 +54,8 @@ func (t *Transport) ioctlImmediate(h *fuse.InHeader, req []byte) bool {
 		n = 17
 		out.data[0] = 16
 		copy(out.data[1:], v.UUID[:])
-	case fsIocSetFlags, fsIocSetFlags32, fsIocSetXattr, fsIocSetLabel, fitrim, ext4Shutdown:
+	case fsIocSetFlags, fsIocSetFlags32, fsIocSetXattr, fsIocSetLabel, fitrim, ext4Shutdown,
+		ext4Checkpoint:
 		if !t.config.ReadOnly {
 			return false
 		}
@@ -171,6 +173,8 @@ func decodeIoctl(op *vfs.Op, r *request, req []byte) unix.Errno {
 		size, root = 24, true
 	case ext4Shutdown:
 		root = true
+	case ext4Checkpoint:
+		size, root = 4, true
 	}
 	switch {
 	case root && !op.Cred.IsRoot():
@@ -206,6 +210,8 @@ func decodeIoctlArg(op *vfs.Op, cmd uint32, arg []byte, argument uint64) unix.Er
 			le.Uint64(arg[16:])
 	case ext4Shutdown:
 		op.Code, op.Arg = vfs.OpShutdown, goingDown(op.Cred.PID, argument)
+	case ext4Checkpoint:
+		op.Code, op.Arg = vfs.OpCheckpoint, le.Uint32(arg)
 	default:
 		op.Code = vfs.OpGetattr
 	}

@@ -146,3 +146,9 @@ func (c *Client) Fdatasync(ino ext4.Ino) error {
 	_, err := c.make(OpFsync, ino, "", func(op *Op) { op.Arg = 1 })
 	return err
 }
+
+// Checkpoint has everything written in place, and the log erased as how says (Checkpoint*).
+func (c *Client) Checkpoint(how uint32) error {
+	_, err := c.make(OpCheckpoint, 0, "", func(op *Op) { op.Arg = how })
+	return err
+}

@@ -24,6 +24,8 @@ const (
 	writerPlaced              // blocks are in place
 	writerSettled             // and flushed
 	writerTail                // the log's new tail is written
+	writerErase               // blocks of the empty log are erased
+	writerErased              // all of them, and that is flushed
 )
 
 // Resume goes on with the machine until it has to wait.
@@ -66,6 +68,10 @@ func (w *writer) step() bool {
 	case writerTail:
 		w.stage = writerIdle
 		w.wakeRoom()
+	case writerErase:
+		return w.erase()
+	case writerErased:
+		return w.erased()
 	}
 	return true
 }
@@ -90,11 +96,14 @@ func (w *writer) choose() bool {
 			w.finished()
 		}
 		return w.park()
-	case running > 0 && (due || w.unmounting || int32(w.wanted-w.tid) >= 0 || blocked):
+	case running > 0 && (due || w.unmounting || int32(w.wanted-w.tid) >= 0 || blocked ||
+		w.checkpoint.wanted):
 		return w.close()
 	case w.cache.Dirty() > 0 && (w.progress || running == 0) &&
-		(w.place || w.unmounting || w.tight() || w.log == nil):
+		(w.place || w.unmounting || w.tight() || w.log == nil || w.checkpoint.wanted):
 		return w.writePlaces()
+	case w.checkpoint.wanted && running == 0 && w.cache.Dirty() == 0:
+		return w.empty()
 	}
 	w.place = false
 	if running == 0 && w.cache.Dirty() == 0 {
@@ -326,5 +335,5 @@ func (w *writer) abort(errno unix.Errno) {
 	w.fs.log.Error("writing failed: the filesystem is read-only from now on",
 		"device", w.fs.dev.Name(), "errno", errno)
 	w.fs.loop.Table.WakeAll(&w.durable, 0)
-	w.wakeRoom()
+	w.endCheckpoint()
 }

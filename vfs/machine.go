@@ -226,6 +226,8 @@ func (fs *FS) Resume(s asyncq.Slot) {
 	case stageDurable:
 		fs.durable(s, op)
 	}
+	fs.cache.PassOn()
+	fs.arena.PassOn(fs.loop.Table)
 }
 
 // attempt runs prepare once, from its top.

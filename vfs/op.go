@@ -49,6 +49,7 @@ const (
 	OpSetlabel    // Name
 	OpTrim        // Off, Len, Off2 (least length of a range) → Value bytes discarded
 	OpShutdown    // Arg (EXT4_GOING_FLAGS_*)
+	OpCheckpoint  // Arg (Checkpoint* flags)
 	OpEvict       // Node, an inode that the kernel has forgotten; no reply
 	OpTouch       // Node was read: its time of access; no reply
 	opCount
@@ -341,10 +342,11 @@ var opTable = [opCount]opRow{
 	OpSetflags: {"setflags", prepareSetflags, creditsInode, 0},
 	OpSetproject: {"setproject", prepareSetproject,
 		creditsInode, creditsNewOwner + creditsOwner},
-	OpSetlabel: {"setlabel", prepareSetlabel, 1, 0},
-	OpTrim:     {"trim", prepareTrim, 2 * groupsPerTrim, 0},
-	OpShutdown: {"shutdown", prepareShutdown, 0, 0},
-	OpTouch:    {"touch", prepareTouch, creditsInode, 0},
+	OpSetlabel:   {"setlabel", prepareSetlabel, 1, 0},
+	OpTrim:       {"trim", prepareTrim, 2 * groupsPerTrim, 0},
+	OpShutdown:   {"shutdown", prepareShutdown, 0, 0},
+	OpCheckpoint: {"checkpoint", prepareCheckpoint, 0, 0},
+	OpTouch:      {"touch", prepareTouch, creditsInode, 0},
 	OpEvict: {"evict", prepareEvict,
 		creditsRemove + creditsXattr + creditsOrphan + 4, creditsOwner},
 }

@@ -31,6 +31,7 @@ import (
 //			write committed blocks in place, in order; flush
 //			advance the log's tail, durably
 //		}
+//		if a checkpoint is wanted and the log is empty: erase it
 //	}
 //
 // Invariants: one transaction is committed at a time, and nothing is written in place meanwhile. A
@@ -79,6 +80,7 @@ type writer struct {
 	evicted           asyncq.WaitList // for an eviction to end, of which evicting are under way
 	evicting          int
 	room              asyncq.WaitList // for space in transaction, log or cache, or for free blocks
+	checkpoint        checkpoint
 
 	// readers counts data I/O under way by the parity of the transaction it began in.
 	readers [2]int
@@ -350,6 +352,7 @@ func (w *writer) admit(tx *Tx, credits int) error {
 		need = w.log.Need(running, len(w.revokes)+revokesPerStep)
 	}
 	switch {
+	case w.checkpoint.wanted:
 	case running > w.txMax() || need > len(w.mem)>>w.fs.vol.BlockBits:
 		w.request(w.tid)
 	case w.log != nil && w.log.Free() < 2*need:
@@ -402,6 +405,10 @@ func (w *writer) Complete(t asyncq.Token, res int32) {
 	if w.stage == writerDiscard {
 		if res < 0 { // a hint: what the device cannot do is not asked for again
 			w.c.Discard = false
+		}
+	} else if w.stage == writerErase && w.checkpoint.how&CheckpointDiscard != 0 {
+		if res < 0 {
+			w.checkpoint.err = unix.Errno(-res)
 		}
 	} else if res < 0 && w.ioErr == 0 {
 		w.ioErr = unix.Errno(-res)

@@ -69,6 +69,9 @@ func (l *Log) NewWriter(wide, csummed bool) (*Writer, error) {
 // Tid is the number of the running transaction.
 func (w *Writer) Tid() Tid { return w.next }
 
+// Empty says that no transaction is in the log.
+func (w *Writer) Empty() bool { return w.liveCount == 0 }
+
 // Capacity is the number of blocks of the log.
 func (w *Writer) Capacity() int { return int(w.l.last - w.l.first) }
 
