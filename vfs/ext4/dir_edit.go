@@ -171,7 +171,7 @@ func (v *Volume) AddEntry(ed Editor, dir *Inode, name []byte, ino Ino, fileType 
 	if dir.Flags&FlagIndex != 0 {
 		err := errBadIndex
 		if v.indexed(dir) && !cur.linear {
-			err = v.addIndexed(ed, dir, &q, ino, fileType)
+			err = v.addIndexed(ed, dir, &q, ino, fileType, false)
 		}
 		if err != errBadIndex {
 			return err
@@ -253,7 +253,7 @@ func (v *Volume) addLinear(ed Editor, dir *Inode, q *nameQuery, ino Ino, fileTyp
 	if blocks == 1 && v.HasCompat(CompatDirIndex) && !cur.linear {
 		err := v.makeIndex(ed, dir)
 		if err == nil {
-			err = v.addIndexed(ed, dir, q, ino, fileType)
+			err = v.addIndexed(ed, dir, q, ino, fileType, true)
 		}
 		if err != errBadIndex {
 			return err

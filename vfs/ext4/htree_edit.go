@@ -131,9 +131,11 @@ func (v *Volume) packLeaf(dir *Inode, from, to []byte, list []leafEntry) {
 }
 
 // addIndexed is AddEntry for a directory with an index. Each round that finds no room splits one
-// block on the path and descends again. errBadIndex, with nothing changed, if the index cannot be
-// used.
-func (v *Volume) addIndexed(ed Editor, dir *Inode, q *nameQuery, ino Ino, fileType uint8) error {
+// block on the path and descends again. With fresh the only leaf is split in any case: without the
+// dots it has a little room, but not for long. errBadIndex, with nothing changed, if the index
+// cannot be used.
+func (v *Volume) addIndexed(ed Editor, dir *Inode, q *nameQuery, ino Ino, fileType uint8,
+	fresh bool) error {
 	for round := range 3 * (dxLevelsMax + 1) {
 		var p dxPath
 		err := v.dxOpen(ed, dir, &p)
@@ -153,9 +155,11 @@ func (v *Volume) addIndexed(ed Editor, dir *Inode, q *nameQuery, ino Ino, fileTy
 		if leaf.data == nil {
 			return Corrupt("directory: leaf is a hole", dir.Where, dir.Offset, dir.Ino)
 		}
-		done, err := v.addTo(ed, dir, &leaf, q.name, ino, fileType)
-		if done || err != nil {
-			return err
+		if !fresh || round > 0 {
+			done, err := v.addTo(ed, dir, &leaf, q.name, ino, fileType)
+			if done || err != nil {
+				return err
+			}
 		}
 		if err := v.splitIndexed(ed, dir, &p, &leaf); err != nil {
 			return err
