@@ -65,8 +65,7 @@ func decodeData(op *vfs.Op, req []byte) ([]byte, unix.Errno) {
 		{a.Flags&(unix.O_SYNC|unix.O_DSYNC) != 0, vfs.WriteSync},
 		{a.Flags&unix.O_APPEND != 0, vfs.WriteAppend},
 		{a.Flags&unix.O_DIRECT == 0 && a.Size <= copyMax, vfs.WriteBehind},
-		// NB: of a direct write the kernel makes an asynchronous one, and EIO of a short count.
-		{a.Flags&unix.O_DIRECT != 0, vfs.WriteWhole},
+		{a.Flags&unix.O_DIRECT != 0, vfs.WriteDirect},
 	} {
 		if f.on {
 			op.Arg |= f.flag

@@ -189,7 +189,7 @@ func TestDecodeData(t *testing.T) {
 			want: vfs.Op{Code: vfs.OpWrite, Off: 1<<63 - 6, Size: 5,
 				Arg: vfs.WriteCached | vfs.WriteSync | vfs.WriteBehind}, data: "12345"},
 		{name: "direct write", opcode: opWrite, parts: parts(fixed(direct), []byte("12345")),
-			want: vfs.Op{Code: vfs.OpWrite, Size: 5, Arg: vfs.WriteWhole}, data: "12345"},
+			want: vfs.Op{Code: vfs.OpWrite, Size: 5, Arg: vfs.WriteDirect}, data: "12345"},
 		{name: "write beyond the end", opcode: opWrite,
 			parts: parts(fixed(fuse.WriteIn{Offset: 1<<63 - 1, Size: 1}), []byte("1")),
 			errno: unix.EFBIG},

@@ -15,7 +15,8 @@ type nullFront struct {
 	id      vfs.FrontID
 	replies int
 	failed  int
-	written bool // a WRITE has been replied to
+	bytes   uint64 // that were written by those that have not failed
+	written bool   // a WRITE has been replied to
 }
 
 func (f *nullFront) Reply(s asyncq.Slot, op *vfs.Op) {
@@ -23,6 +24,8 @@ func (f *nullFront) Reply(s asyncq.Slot, op *vfs.Op) {
 	f.written = f.written || op.Code == vfs.OpWrite
 	if op.Errno != 0 {
 		f.failed++
+	} else if op.Code == vfs.OpWrite {
+		f.bytes += uint64(op.N)
 	}
 	f.fs.Done(s)
 }

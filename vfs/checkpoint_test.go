@@ -24,8 +24,8 @@ func logOf(t *testing.T, image []byte) []byte {
 	return must[[]byte](t)(exec.Command("debugfs", "-R", "cat <8>", path).Output())
 }
 
-// TestErase erases the log between changes, with others under way, and has crashes after it. It hung
-// when a slot that was woken for a ticket of the cache, and did not take it, left others asleep.
+// TestErase erases the log between changes, with others under way, and has crashes after it. It
+// hung when a slot that was woken for a ticket of the cache left it, and the others asleep.
 func TestErase(t *testing.T) {
 	base := must[[]byte](t)(os.ReadFile(mkfs(t, 16<<20, "-t", "ext4", "-b", "1024", "-J", "size=2")))
 	for seed := range uint64(8) {

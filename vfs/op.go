@@ -236,7 +236,7 @@ const (
 	WriteAppend                  // O_APPEND
 	WriteCached                  // from the page cache: times are set by the kernel itself
 	WriteBehind                  // the reply need not wait for the device, see FS.follow
-	WriteWhole                   // no short count: a full filesystem is an error, whatever was written
+	WriteDirect                  // O_DIRECT, see FS.mayCut
 )
 
 // Stages of a slot. A slot of the public API begins at stage 0, the fronts' at stagePrepare.

@@ -70,10 +70,18 @@ func prepareWrite(fs *FS, tx *Tx, op *Op) error {
 		fs.merge(op)
 	}
 	err := fs.mapWrite(tx, op)
-	if full(err) && op.pos > op.Off && op.Arg&WriteWhole == 0 {
+	if full(err) && fs.mayCut(op) {
 		return nil // a short write: what is there stays
 	}
 	return err
+}
+
+// mayCut says whether a write for which there is no more space may be a short one. The kernel does
+// not look at the count of what comes from the page cache, and would take the rest for written; of
+// an asynchronous direct write that is cut short it makes EIO. These get the error, whatever of them
+// is written; what cannot be in one round of a direct write leaves nothing.
+func (fs *FS) mayCut(op *Op) bool {
+	return op.pos > op.Off && op.Arg&(WriteCached|WriteDirect) == 0
 }
 
 // writable reads the inode of a file whose data are going to be changed.
@@ -199,7 +207,8 @@ func (fs *FS) mapWrite(tx *Tx, op *Op) error {
 	pos := op.pos
 	for pos < end && op.nruns < runsMax-3 && op.npieces < piecesMax {
 		n, err := fs.mapPiece(tx, op, pos, end)
-		if full(err) && pos > op.pos {
+		// NB: a direct write that fails in its first round leaves nothing behind, see mayCut.
+		if full(err) && pos > op.pos && (op.pos > op.Off || op.Arg&WriteDirect == 0) {
 			break
 		}
 		if err != nil {

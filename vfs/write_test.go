@@ -379,31 +379,41 @@ func TestWriteChown(t *testing.T) {
 	b.close()
 }
 
-// TestWriteWhole fills a filesystem with writes that must not be short: the last one fails, and the
-// file is as large as what there is of it.
-func TestWriteWhole(t *testing.T) {
+// TestWriteFull fills a filesystem: the count of a write is what there is of it, or it fails as a
+// whole where the kernel would not look at the count.
+func TestWriteFull(t *testing.T) {
 	b := must[*memBed](t)(openMem(must[[]byte](t)(os.ReadFile(mkfs(t, 8<<20, "-t", "ext4"))), 1,
 		true))
 	defer b.close()
 	file := must[vfs.Attr](t)(b.Mknod(ext4.RootIno, "file", unix.S_IFREG|0o644, 0))
-	for _, whole := range []uint32{vfs.WriteWhole, 0} {
+	const size = 300_000 // of which the last one does not fit
+	for _, c := range []struct {
+		how    uint32
+		sparse uint64 // size of the file before
+		short  bool
+	}{
+		{0, 0, true}, {0, 8 << 20, true}, {vfs.WriteCached, 0, false},
+		{vfs.WriteCached, 8 << 20, false}, {vfs.WriteDirect, 8 << 20, false},
+		{vfs.WriteDirect, 0, false}, // in one round, so that there is nothing of it
+	} {
+		check(t, b.Truncate(file.Ino, 0))
+		check(t, b.Truncate(file.Ino, c.sparse))
 		f := &nullFront{fs: b.fs}
 		f.id = b.fs.AddFront(f)
-		for off := uint64(0); off < 8<<20; off += blockdev.PayloadMax {
+		for off := uint64(0); off+size < 8<<20; off += size {
 			f.run(t, b.loop, func(op *vfs.Op) {
-				op.Code, op.Node, op.Arg, op.Off = vfs.OpWrite, file.Ino, whole, off
-				op.Size, op.Buf = blockdev.PayloadMax, b.fs.Arena().Get(blockdev.PayloadMax)
+				op.Code, op.Node, op.Arg, op.Off = vfs.OpWrite, file.Ino, c.how, off
+				op.Size, op.Buf = size, b.fs.Arena().Get(size)
 				clear(b.fs.Arena().Payload(op.Buf)[:op.Size])
 			})
 		}
-		size := must[vfs.Attr](t)(b.Getattr(file.Ino)).Size
-		last := uint64(f.replies-f.failed) * blockdev.PayloadMax // of those that have succeeded
-		if f.failed == 0 || whole != 0 != (size > last) {
-			t.Errorf("whole %d: %d of %d writes failed, %d bytes", whole, f.failed, f.replies, size)
+		if short := f.bytes%size != 0; f.failed == 0 || short != c.short {
+			t.Errorf("%+v: %d of %d writes failed, %d bytes", c, f.failed, f.replies, f.bytes)
 		}
-		check(t, b.Truncate(file.Ino, 0))
-		must[int](t)(b.WriteAt(file.Ino, make([]byte, 5<<20), 0)) // what was reserved is free again
-		check(t, b.Truncate(file.Ino, 0))
+		have := must[vfs.Attr](t)(b.Getattr(file.Ino)).Size
+		if c.sparse == 0 && c.how != vfs.WriteCached && have != f.bytes {
+			t.Errorf("%+v: %d bytes, the file has %d", c, f.bytes, have)
+		}
 	}
 	check(t, b.fs.Unmount())
 	fsckImage(t, b.data, "-fn", "after unmounting")

@@ -207,8 +207,8 @@ type Alloc struct {
 	Goal Block  // where they are wanted; 0 does not matter
 	Want uint32 // blocks, at least 1; fewer are a success, too
 	Root bool   // may use what is kept for root
-	// Tree is for the mapping of blocks that a file has already: it may use everything, so that
-	// what was allocated for a file can be written to whatever else fills the filesystem.
+	// Tree is for what must not fail: nodes of mappings, and quota files. It may use everything,
+	// so that what was allocated for a file can be written to whatever else fills the filesystem.
 	Tree bool
 	// Reserve only makes the blocks unavailable to others, in memory: Publish follows, or
 	// Unreserve. Otherwise they are marked in the bitmap.

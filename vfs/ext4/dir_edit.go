@@ -291,7 +291,7 @@ func (v *Volume) appendBlock(ed Editor, dir *Inode) (b dirData, lblk Lblk, err e
 	if size > 1<<31-1 && !v.HasIncompat(IncompatLargedir) || lblk >= dxeMask {
 		return b, 0, unix.ENOSPC
 	}
-	phys, n, err := v.appendPlace(ed, dir, lblk, false)
+	phys, n, err := v.appendPlace(ed, dir, lblk, Alloc{})
 	if err != nil {
 		return b, 0, err
 	}
@@ -305,8 +305,8 @@ func (v *Volume) appendBlock(ed Editor, dir *Inode) (b dirData, lblk Lblk, err e
 }
 
 // appendPlace returns a block for lblk of a file, and how many blocks were allocated for it: none,
-// with bigalloc, if the cluster of the block before has room. With root it may be a reserved one.
-func (v *Volume) appendPlace(ed Editor, in *Inode, lblk Lblk, root bool) (Block, uint32, error) {
+// with bigalloc, if the cluster of the block before has room. a says what may be used for it.
+func (v *Volume) appendPlace(ed Editor, in *Inode, lblk Lblk, a Alloc) (Block, uint32, error) {
 	if v.ClusterBits > 0 {
 		if b, ok, err := v.ClusterMapped(ed, in, lblk); ok || err != nil {
 			return b, 0, err
@@ -316,7 +316,8 @@ func (v *Volume) appendPlace(ed Editor, in *Inode, lblk Lblk, root bool) (Block,
 	if err != nil {
 		return 0, 0, err
 	}
-	return v.AllocBlocks(ed, Alloc{Goal: goal, Want: 1, Root: root})
+	a.Goal, a.Want = goal, 1
+	return v.AllocBlocks(ed, a)
 }
 
 // InitDir gives a new directory, whose mapping is empty, its first block, with "." and "..", or

@@ -32,7 +32,8 @@ type fcReplay struct {
 func (fc *FastCommits) Replay(v *Volume, r io.ReaderAt, now Timespec) ([]Changed, error) {
 	x := &fcReplay{v: v, e: NewEdit(v, r, now), names: map[Ino]int{},
 		counted: map[Ino]fcCount{}}
-	x.e.space.keep = 0 // what is there was there before the crash, too
+	// What is there was there before the crash, too.
+	x.e.space.keep, x.e.space.keepTrees = 0, 0
 	err := x.run(fc)
 	if errors.Is(err, ErrSpaceBusy) {
 		err = unix.ENOSPC // nothing that is freed is used again here

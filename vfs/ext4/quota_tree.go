@@ -219,7 +219,8 @@ func (f *quotaTree) grow(ed Editor, n uint32) error {
 	if run.State == RunMapped {
 		return nil
 	}
-	b, got, err := v.appendPlace(ed, in, lblk, true)
+	// NB: who gets his first block on a full filesystem must be counted, as in the kernel.
+	b, got, err := v.appendPlace(ed, in, lblk, Alloc{Tree: true})
 	if err != nil {
 		return err
 	}
