@@ -78,8 +78,8 @@ func prepareWrite(fs *FS, tx *Tx, op *Op) error {
 
 // mayCut says whether a write for which there is no more space may be a short one. The kernel does
 // not look at the count of what comes from the page cache, and would take the rest for written; of
-// an asynchronous direct write that is cut short it makes EIO. These get the error, whatever of them
-// is written; what cannot be in one round of a direct write leaves nothing.
+// an asynchronous direct write that is cut short it makes EIO. These get the error, whatever of
+// them is written; of a direct write that fails in its first round nothing is.
 func (fs *FS) mayCut(op *Op) bool {
 	return op.pos > op.Off && op.Arg&(WriteCached|WriteDirect) == 0
 }
