@@ -27,7 +27,8 @@ func logOf(t *testing.T, image []byte) []byte {
 // TestErase erases the log between changes, with others under way, and has crashes after it. It
 // hung when a slot that was woken for a ticket of the cache left it, and the others asleep.
 func TestErase(t *testing.T) {
-	base := must[[]byte](t)(os.ReadFile(mkfs(t, 16<<20, "-t", "ext4", "-b", "1024", "-J", "size=2")))
+	path := mkfs(t, 16<<20, "-t", "ext4", "-b", "1024", "-J", "size=2")
+	base := must[[]byte](t)(os.ReadFile(path))
 	for seed := range uint64(8) {
 		b := must[*memBed](t)(openMem(bytes.Clone(base), seed, seed%2 > 0))
 		f := &nullFront{fs: b.fs}
@@ -58,7 +59,7 @@ func TestErase(t *testing.T) {
 				t.Fatalf("seed %d: %d operations failed", seed, f.failed)
 			}
 		}
-		f.run(t, b.loop, func(op *vfs.Op) { op.Code, op.Arg = vfs.OpCheckpoint, vfs.CheckpointZero })
+		check(t, b.Checkpoint(vfs.CheckpointZero))
 		image := b.record.Image(b.record.Now(), blockdev.KeepNone)
 		if log := logOf(t, image); len(log) != 2<<20 || bytes.Count(log[1024:], []byte{0}) !=
 			len(log)-1024 {
@@ -67,7 +68,8 @@ func TestErase(t *testing.T) {
 		fsckImage(t, image, "-fn", "after a crash behind a checkpoint")
 		must[vfs.Attr](t)(b.Mknod(ext4.RootIno, "later", unix.S_IFREG|0o644, 0))
 		f.run(t, b.loop, func(op *vfs.Op) { op.Code = vfs.OpFsync })
-		after := must[*memBed](t)(openMem(b.record.Image(b.record.Now(), blockdev.KeepNone), 1, false))
+		image = b.record.Image(b.record.Now(), blockdev.KeepNone)
+		after := must[*memBed](t)(openMem(image, 1, false))
 		must[vfs.Attr](t)(after.Lookup(ext4.RootIno, "later"))
 		check(t, after.fs.Unmount())
 		after.close()

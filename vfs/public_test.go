@@ -70,7 +70,8 @@ func TestPublicWrite(t *testing.T) {
 			}
 		}
 		check(t, b.commit(ext4.Ino(seed%2)*b.ino))
-		after := must[*memBed](t)(openMem(b.record.Image(b.record.Now(), blockdev.KeepNone), 1, false))
+		image := b.record.Image(b.record.Now(), blockdev.KeepNone)
+		after := must[*memBed](t)(openMem(image, 1, false))
 		have := make([]byte, len(want)+1)
 		if n, _ := after.Client.ReadAt(b.ino, have, 0); !bytes.Equal(have[:n], want) {
 			t.Errorf("seed %d: %d bytes after the crash, other ones than were written", seed, n)
