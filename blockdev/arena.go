@@ -147,8 +147,8 @@ func (a *Arena) Put(t *asyncq.Table, id BufID) {
 	t.Wake(&c.waiting, 0)
 }
 
-// PassOn wakes the next slots that wait for buffers which are free: who was woken for one before may
-// have ended without taking it.
+// PassOn wakes the next slots that wait for buffers which are free: who was woken for one before
+// may have ended without taking it.
 func (a *Arena) PassOn(t *asyncq.Table) {
 	for i := range a.classes[:classOwn] {
 		if c := &a.classes[i]; len(c.free) > 0 {
