@@ -222,10 +222,7 @@ func (v *Volume) AllocBlocks(ed Editor, a Alloc) (Block, uint32, error) {
 	s := ed.Space()
 	avail := s.available()
 	if !a.Tree {
-		avail -= s.keepTrees
-		if !a.Root {
-			avail -= s.keep
-		}
+		avail = s.room(a.Root)
 	}
 	if avail <= 0 {
 		if v.dropWindows(s) {

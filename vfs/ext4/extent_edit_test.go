@@ -349,25 +349,63 @@ func TestRemoveForgets(t *testing.T) {
 	}
 }
 
+// TestMappingKept fills a filesystem as root: what is kept for mappings is not for data, but splits
+// of nodes have it.
+func TestMappingKept(t *testing.T) {
+	b := newBed(t, imageNamed("groups"), 8)
+	f, g, space := b.files[0], b.files[1], b.ed.space
+	keep := int64(b.v.BlocksCount) / 50
+	for i := range Lblk(4) { // all that fits into the inode
+		b.insert(g, 20*i, 9, false, 0)
+	}
+	at := Lblk(0)
+	for ; b.fill(f, at); at += 2 {
+	}
+	// A node may have gone with the last block.
+	if free := space.freeClusters; free > keep || free < keep-4 {
+		t.Errorf("%d clusters are left of the %d that are kept", free, keep)
+	}
+	free := space.freeClusters
+	b.remove(g, 3, 5)
+	if space.freeClusters != free+2-1 {
+		t.Errorf("a hole of two blocks has taken no node: %d, %d before", space.freeClusters, free)
+	}
+	space.Begin()
+	space.Close()
+	space.Release() // what the hole has freed
+	for ; b.fill(f, at); at += 2 {
+	}
+	for _, a := range []Alloc{{Want: 1}, {Want: 1, Root: true}, {Want: 1, Root: true,
+		Reserve: true}} {
+		space.Begin()
+		if _, _, err := b.v.AllocBlocks(b.ed, a); err != unix.ENOSPC {
+			t.Errorf("%+v: %v", a, err)
+		}
+		space.Rollback()
+	}
+	b.check()
+	space.Begin()
+	n, err := int64(0), error(nil)
+	for left := space.freeClusters; err == nil && n <= left; n++ {
+		_, _, err = b.v.AllocBlocks(b.ed, Alloc{Want: 1, Tree: true})
+	}
+	if n--; err != unix.ENOSPC || n < keep-4 || space.freeClusters != 0 {
+		t.Errorf("%d clusters for mappings, %d left: %v", n, space.freeClusters, err)
+	}
+}
+
 // TestMappingFull fills a filesystem to the last block, which splits of nodes then miss.
 func TestMappingFull(t *testing.T) {
 	for _, name := range []string{"groups", "groups-ext2"} {
 		b := newBed(t, imageNamed(name), 8)
 		f, g, failed := b.files[0], b.files[1], 0
+		b.ed.space.keepTrees = 0 // nothing is kept for them
 		for i := range Lblk(4) { // all that fits into the inode
 			b.insert(g, 20*i, 9, false, 0)
 		}
-		at := Lblk(0)
-		for b.fill(f, at, false) { // as data: what is kept for mappings stays, but for this one's
-			at += 2
-		}
-		kept := int64(b.v.treeClusters())
-		if free := b.ed.space.freeClusters; free > kept+1 || free < kept-int64(len(f.model)/50) {
-			t.Errorf("%d clusters free, %d are kept for mappings", free, kept)
-		}
-		for ; failed < 50; at += 2 {
+		for at := Lblk(0); failed < 50; at += 2 {
 			n, free := len(f.model), b.ed.space.freeClusters
-			if b.fill(f, at, true) {
+			if b.fill(f, at) {
 				continue
 			}
 			failed++
@@ -400,18 +438,18 @@ func TestMappingFull(t *testing.T) {
 func (b *bed) drain(f *bedFile) {
 	b.t.Helper()
 	for at := Lblk(1); b.ed.space.freeClusters > 0; at += 2 {
-		if b.fill(f, at, true); at > 1<<17 {
+		if b.fill(f, at); at > 1<<17 {
 			b.t.Fatalf("%d clusters stay free", b.ed.space.freeClusters)
 		}
 	}
 }
 
-// fill inserts a block, if there is space; tree: even if it is one that is kept for mappings.
-func (b *bed) fill(f *bedFile, lblk Lblk, tree bool) bool {
+// fill inserts a block, if there is space.
+func (b *bed) fill(f *bedFile, lblk Lblk) bool {
 	b.t.Helper()
 	var phys Block
 	err := b.step(f, func(ed Editor, in *Inode) (err error) {
-		if phys, _, err = b.v.AllocBlocks(ed, Alloc{Want: 1, Root: true, Tree: tree}); err != nil {
+		if phys, _, err = b.v.AllocBlocks(ed, Alloc{Want: 1, Root: true}); err != nil {
 			return err
 		}
 		in.Sectors += b.v.clusterSectors()

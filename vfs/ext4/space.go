@@ -19,7 +19,7 @@ type Space struct {
 	busyClusters             [busySets]int64
 	// keep is how many clusters only root may use (s_r_blocks_count).
 	keep int64
-	// keepTrees is how many clusters only mappings may use, as in the kernel.
+	// keepTrees is how many clusters only Alloc.Tree may use, not even root's data.
 	keepTrees int64
 	// pages are bitmaps of busy clusters, a group's worth of bits each. A page is on loan to one
 	// group for one set, or on the list of free ones.
@@ -125,7 +125,7 @@ func (v *Volume) reservedBlocks() uint64 {
 }
 
 // treeClusters is how many clusters are kept for mappings by extents: the kernel's default of its
-// reserved_clusters.
+// reserved_clusters. Block maps need none: all they are made of is allocated with the data.
 func (v *Volume) treeClusters() uint64 {
 	if !v.HasIncompat(IncompatExtents) {
 		return 0
@@ -300,9 +300,18 @@ func (s *Space) available() int64 {
 	return n
 }
 
+// room is how many clusters there are for data.
+func (s *Space) room(root bool) int64 {
+	n := s.available() - s.keepTrees
+	if !root {
+		n -= s.keep
+	}
+	return n
+}
+
 // Ample says that so much is free that it does not matter who wants some: one request of anybody
 // leaves what is kept for root.
-func (s *Space) Ample() bool { return s.available()-s.keep-s.keepTrees > ampleClusters }
+func (s *Space) Ample() bool { return s.room(false) > ampleClusters }
 
 // ampleClusters is more than one request can want.
 const ampleClusters = 1 << 16
