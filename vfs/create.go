@@ -165,7 +165,7 @@ func (fs *FS) linkTarget(tx *Tx, op *Op, in *ext4.Inode, extents bool) error {
 	if err != nil {
 		return err
 	}
-	b, _, err := fs.vol.AllocBlocks(tx, ext4.Alloc{Goal: goal, Want: 1, Root: fs.root(op)})
+	b, _, err := fs.vol.AllocBlocks(tx, ext4.Alloc{Goal: goal, Want: 1})
 	if err != nil {
 		return err
 	}

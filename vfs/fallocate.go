@@ -181,8 +181,7 @@ func (fs *FS) allocUnwritten(tx *Tx, op *Op, in *ext4.Inode, lblk ext4.Lblk, n u
 		if err != nil {
 			return 0, err
 		}
-		first, got, err := v.AllocBlocks(tx, ext4.Alloc{Goal: goal, Want: want,
-			Root: fs.root(op)})
+		first, got, err := v.AllocBlocks(tx, ext4.Alloc{Goal: goal, Want: want})
 		if err != nil {
 			return 0, err
 		}

@@ -71,8 +71,7 @@ func (fs *FS) moveInline(tx *Tx, op *Op, in *ext4.Inode) error {
 		return err
 	}
 	clear(payload[n:])
-	b, got, err := fs.vol.ReserveBlocks(tx, in, ext4.Alloc{Goal: fs.vol.InlineGoal(in), Want: 1,
-		Root: fs.root(op)})
+	b, got, err := fs.vol.ReserveBlocks(tx, in, ext4.Alloc{Goal: fs.vol.InlineGoal(in), Want: 1})
 	if err != nil {
 		return err
 	}

@@ -117,6 +117,7 @@ func (tx *Tx) beginEdits() {
 	tx.editing = true
 	tx.edits.n, tx.edits.nrev, tx.random = 0, 0, tx.op.seed
 	tx.fs.w.space.Begin()
+	tx.fs.w.space.Root = tx.fs.root(tx.op)
 	tx.fs.w.orphans.Begin()
 	if q := tx.fs.w.quotas; q != nil {
 		q.Exempt(exempt(tx.op))

@@ -70,8 +70,9 @@ func prepareWrite(fs *FS, tx *Tx, op *Op) error {
 		fs.merge(op)
 	}
 	err := fs.mapWrite(tx, op)
-	if full(err) && fs.mayCut(op) {
-		return nil // a short write: what is there stays
+	if full(err) && fs.mayCut(op) { // a short write: what is there stays
+		fs.syncWrite(op)
+		return nil
 	}
 	return err
 }
@@ -291,7 +292,7 @@ func (fs *FS) reserve(tx *Tx, op *Op, lblk ext4.Lblk, n uint32, p *piece) error 
 	if err != nil {
 		return err
 	}
-	b, got, err := v.ReserveBlocks(tx, in, ext4.Alloc{Goal: goal, Root: fs.root(op), Want: want})
+	b, got, err := v.ReserveBlocks(tx, in, ext4.Alloc{Goal: goal, Want: want})
 	if err != nil {
 		return err
 	}
@@ -373,10 +374,15 @@ func (fs *FS) publishWrite(tx *Tx, op *Op) error {
 	if op.pos < op.Off+uint64(op.Size) {
 		return ext4.ErrContinue
 	}
-	if op.sync = op.Arg&WriteSync != 0 || in.Flags&ext4.FlagSync != 0; op.sync {
+	fs.syncWrite(op)
+	return nil
+}
+
+// syncWrite has the reply wait until a write is durable, if it is a synchronous one.
+func (fs *FS) syncWrite(op *Op) {
+	if op.sync = op.Arg&WriteSync != 0 || fs.inode.Flags&ext4.FlagSync != 0; op.sync {
 		fs.syncAfter(op) // NB: this write may have changed nothing but data, an earlier one more
 	}
-	return nil
 }
 
 func (fs *FS) publishPiece(tx *Tx, in *ext4.Inode, p *piece) error {

@@ -418,3 +418,75 @@ func TestWriteFull(t *testing.T) {
 	check(t, b.fs.Unmount())
 	fsckImage(t, b.data, "-fn", "after unmounting")
 }
+
+// TestReserved fills a filesystem as an ordinary user: what is kept for root is there for root's
+// directories and attributes as well as for data.
+func TestReserved(t *testing.T) {
+	image := must[[]byte](t)(os.ReadFile(mkfs(t, 16<<20, "-t", "ext4", "-m", "10")))
+	b := must[*memBed](t)(openMem(image, 1, true))
+	defer b.close()
+	user := b.As(vfs.Cred{UID: 1000, GID: 1000})
+	file := must[vfs.Attr](t)(user.Mknod(ext4.RootIno, "file", unix.S_IFREG|0o644, 0))
+	if _, err := user.WriteAt(file.Ino, make([]byte, 16<<20), 0); err != unix.ENOSPC {
+		t.Fatalf("filling: %v", err)
+	}
+	value := bytes.Repeat([]byte("v"), 700) // a block of its own
+	for _, who := range []struct {
+		name string
+		c    *vfs.Client
+		want error
+	}{{"user", user, unix.ENOSPC}, {"root", b.Client, nil}} {
+		var dir vfs.Attr
+		for what, do := range map[string]func() error{
+			"mkdir": func() (err error) {
+				dir, err = who.c.Mkdir(ext4.RootIno, who.name, 0o755)
+				return err
+			},
+			"symlink": func() error {
+				_, err := who.c.Symlink(ext4.RootIno, who.name+"l", string(value[:200]))
+				return err
+			},
+			"setxattr": func() error { return who.c.Setxattr(file.Ino, "user.a", value, 0) },
+		} {
+			err := do()
+			if err != nil && err != unix.ENOSPC || (err == nil) != (who.want == nil) {
+				t.Errorf("%s as %s: %v, want %v", what, who.name, err, who.want)
+			}
+		}
+		for i := range 100 { // a directory that grows
+			if dir.Ino != 0 {
+				name := fmt.Sprintf("%0200d", i)
+				must[vfs.Attr](t)(who.c.Mknod(dir.Ino, name, unix.S_IFREG|0o644, 0))
+			}
+		}
+	}
+	check(t, b.fs.Unmount())
+	fsckImage(t, b.data, "-fn", "after unmounting")
+}
+
+// TestShortSync cuts the power after a synchronous write that was a short one: what it has told of
+// is there.
+func TestShortSync(t *testing.T) {
+	b := must[*memBed](t)(openMem(must[[]byte](t)(os.ReadFile(mkfs(t, 8<<20, "-t", "ext4"))), 1,
+		true))
+	defer b.close()
+	file := must[vfs.Attr](t)(b.Mknod(ext4.RootIno, "file", unix.S_IFREG|0o644, 0))
+	f := &nullFront{fs: b.fs}
+	f.id = b.fs.AddFront(f)
+	const size = 300_000
+	for off := uint64(0); f.bytes == off; off += size {
+		f.run(t, b.loop, func(op *vfs.Op) {
+			op.Code, op.Node, op.Arg, op.Off = vfs.OpWrite, file.Ino, vfs.WriteSync, off
+			op.Size, op.Buf = size, b.fs.Arena().Get(size)
+			clear(b.fs.Arena().Payload(op.Buf)[:op.Size])
+		})
+	}
+	after := must[*memBed](t)(openMem(b.record.Image(b.record.Now(), blockdev.KeepNone), 1, false))
+	defer after.close()
+	have := must[vfs.Attr](t)(after.Getattr(file.Ino)).Size
+	if f.bytes%size == 0 || have != f.bytes {
+		t.Errorf("%d bytes were written, %d are there", f.bytes, have)
+	}
+	check(t, after.fs.Unmount())
+	check(t, b.fs.Unmount())
+}

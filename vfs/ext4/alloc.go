@@ -206,7 +206,6 @@ func (v *Volume) clusterOf(b Block) uint32 {
 type Alloc struct {
 	Goal Block  // where they are wanted; 0 does not matter
 	Want uint32 // blocks, at least 1; fewer are a success, too
-	Root bool   // may use what is kept for root
 	// Tree is for what must not fail: nodes of mappings, and quota files. It may use everything,
 	// so that what was allocated for a file can be written to whatever else fills the filesystem.
 	Tree bool
@@ -222,7 +221,7 @@ func (v *Volume) AllocBlocks(ed Editor, a Alloc) (Block, uint32, error) {
 	s := ed.Space()
 	avail := s.available()
 	if !a.Tree {
-		avail = s.room(a.Root)
+		avail = s.room(s.Root)
 	}
 	if avail <= 0 {
 		if v.dropWindows(s) {

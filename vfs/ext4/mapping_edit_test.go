@@ -287,8 +287,8 @@ func (b *bed) insert(f *bedFile, lblk Lblk, n uint32, unwritten bool, goal Block
 				return err
 			}
 		}
-		p, count, err := v.AllocBlocks(ed, Alloc{Goal: at, Want: got + uint32(lblk&mask),
-			Root: true})
+		ed.Space().Root = true
+		p, count, err := v.AllocBlocks(ed, Alloc{Goal: at, Want: got + uint32(lblk&mask)})
 		if err != nil {
 			return err
 		}

@@ -17,6 +17,8 @@ type Space struct {
 	// free are the sums over the groups, as the descriptors say.
 	freeClusters, freeInodes int64
 	busyClusters             [busySets]int64
+	// Root says that what is allocated is for root, or whom else reserved blocks are for.
+	Root bool
 	// keep is how many clusters only root may use (s_r_blocks_count).
 	keep int64
 	// keepTrees is how many clusters only Alloc.Tree may use, not even root's data.
