@@ -44,9 +44,13 @@ func (fs *FS) find(tx *Tx, dir *ext4.Inode, name []byte, cur *ext4.LookupCursor,
 	return err
 }
 
-// write writes an inode that an operation has changed, and notes it for fsync.
+// write writes an inode that an operation has changed, and notes it for fsync. It may move the
+// attributes inside the inode.
 func (fs *FS) write(tx *Tx, in *ext4.Inode) error {
 	fs.w.changed(in.Ino)
+	if err := fs.vol.Widen(tx, in, tx.op.Code.widens()); err != nil {
+		return err
+	}
 	return fs.vol.WriteInode(tx, in)
 }
 

@@ -293,6 +293,8 @@ const (
 	creditsValue = 64 + 2*creditsAlloc + creditsInode + creditsAlloc + 1
 	// creditsNew: a new inode with bitmap, block bitmap of an unused group, and attributes.
 	creditsNew = creditsInode + creditsAlloc + 1 + creditsXattr
+	// creditsWiden: attributes that move to a block of their own; see Code.widens.
+	creditsWiden = creditsAlloc + 3
 	// creditsOwner: the quotas of whom one inode belongs to: user, group and project.
 	creditsOwner = 3
 	// creditsNewOwner: the same where each needs a new entry, in a leaf and three indexes that are
@@ -317,7 +319,8 @@ var opTable = [opCount]opRow{
 	OpBmap:        {"bmap", prepareBmap, 0, 0},
 
 	OpSetattr: {"setattr", prepareSetattr,
-		creditsRemove + creditsOrphan + creditsXattr + 1, creditsNewOwner + creditsOwner},
+		creditsRemove + creditsOrphan + creditsXattr + creditsWiden + 1,
+		creditsNewOwner + creditsOwner},
 	OpMknod: {"mknod", prepareMknod,
 		creditsNew + creditsEntry + 1, creditsNewOwner + creditsOwner},
 	OpMkdir: {"mkdir", prepareMkdir,
@@ -330,7 +333,7 @@ var opTable = [opCount]opRow{
 	OpRmdir:   {"rmdir", prepareRmdir, creditsOrphan + 4, 0},
 	OpRename: {"rename", prepareRename,
 		creditsEntry + creditsNew + creditsOrphan + 8, creditsNewOwner + 2*creditsOwner},
-	OpWrite: {"write", prepareWrite, creditsWrite, creditsOwner},
+	OpWrite: {"write", prepareWrite, creditsWrite + creditsWiden, creditsOwner},
 	OpFsync: {"fsync", prepareFsync, 0, 0},
 	OpFallocate: {"fallocate", prepareFallocate,
 		creditsRemove + creditsTree + creditsAlloc + 1, creditsOwner},
@@ -339,9 +342,9 @@ var opTable = [opCount]opRow{
 		creditsXattr + creditsValue + creditsDrop + 1, creditsOwner},
 	OpRemovexattr: {"removexattr", prepareRemovexattr,
 		creditsXattr + creditsDrop + 1, creditsOwner},
-	OpSetflags: {"setflags", prepareSetflags, creditsInode, 0},
+	OpSetflags: {"setflags", prepareSetflags, creditsInode + creditsWiden, creditsOwner},
 	OpSetproject: {"setproject", prepareSetproject,
-		creditsInode, creditsNewOwner + creditsOwner},
+		creditsInode + creditsWiden, creditsNewOwner + creditsOwner},
 	OpSetlabel:   {"setlabel", prepareSetlabel, 1, 0},
 	OpTrim:       {"trim", prepareTrim, 2 * groupsPerTrim, 0},
 	OpShutdown:   {"shutdown", prepareShutdown, 0, 0},
@@ -349,6 +352,16 @@ var opTable = [opCount]opRow{
 	OpTouch:      {"touch", prepareTouch, creditsInode, 0},
 	OpEvict: {"evict", prepareEvict,
 		creditsRemove + creditsXattr + creditsOrphan + 4, creditsOwner},
+}
+
+// widens says whether an operation may move attributes out of the one inode that it changes, to
+// give it the extra fields that it lacks. Others do that only where it costs nothing.
+func (c Code) widens() bool {
+	switch c {
+	case OpSetattr, OpWrite, OpSetflags, OpSetproject:
+		return true
+	}
+	return false
 }
 
 // String returns the operation's name.

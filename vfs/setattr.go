@@ -62,8 +62,11 @@ func prepareSetattr(fs *FS, tx *Tx, op *Op) error {
 		}
 		return ext4.ErrContinue
 	}
+	if err := fs.write(tx, in); err != nil {
+		return err
+	}
 	fs.attr(in, &op.Attr)
-	return fs.write(tx, in)
+	return nil
 }
 
 // appendable says whether an attribute may be set of a file that can only be appended to: its times

@@ -157,6 +157,12 @@ func prepareSetproject(fs *FS, tx *Tx, op *Op) error {
 		if !fs.vol.HasROCompat(ext4.ROCompatProject) {
 			return unix.EOPNOTSUPP
 		}
+		if err := fs.vol.Widen(tx, in, true); err != nil {
+			return err
+		}
+		if !in.HoldsProject() {
+			return unix.EOVERFLOW
+		}
 		in.ProjID = op.Set.ProjID
 	}
 	if (op.Arg^in.Flags)&(ext4.FlagImmutable|ext4.FlagAppend) != 0 && !op.Cred.IsRoot() {

@@ -196,6 +196,9 @@ func (in *Inode) decodeTimes(raw []byte) {
 	}
 }
 
+// HoldsProject says whether the inode has room for a project's number.
+func (in *Inode) HoldsProject() bool { return in.has(iProjID) }
+
 // has says whether the 32-bit extra field at off is within i_extra_isize.
 func (in *Inode) has(off int) bool { return off+4 <= inodeSizeGood+int(in.ExtraISize) }
 

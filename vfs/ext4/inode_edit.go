@@ -61,13 +61,22 @@ func (v *Volume) InitInode(ed Editor, in *Inode) error {
 // extraISizeWanted is how much new inodes get if there is room: as far as i_projid.
 const extraISizeWanted = iProjID + 4 - inodeSizeGood
 
-// extraISize is the i_extra_isize of new inodes.
+// extraISize is the i_extra_isize of new inodes, which others get when they are written, too.
 func (v *Volume) extraISize() uint16 {
 	n := uint16(extraISizeWanted)
 	if v.HasROCompat(ROCompatExtraIsize) {
 		n = max(n, v.u16(sWantExtraISize), v.u16(sMinExtraISize))
 	}
-	return min(n, v.InodeSize-inodeSizeGood)
+	// NB: words only, whatever the superblock says: nobody reads an inode with anything else.
+	return min(n&^3, v.InodeSize-inodeSizeGood)
+}
+
+// extraISizeMin is the i_extra_isize that inodes should have at least, 0 if nobody says so.
+func (v *Volume) extraISizeMin() uint16 {
+	if !v.HasROCompat(ROCompatExtraIsize) {
+		return 0
+	}
+	return min(v.u16(sMinExtraISize)&^3, v.InodeSize-inodeSizeGood)
 }
 
 // encodeInode is the inverse of decodeInode.

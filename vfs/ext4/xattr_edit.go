@@ -276,18 +276,7 @@ func (v *Volume) changeBlock(ed Editor, in *Inode, c *xattrChange) (fits bool, e
 	if err != nil {
 		return false, err
 	}
-	// The block as it is going to be is made beside it: there may be the same one already.
-	a := xattrArea{data: ed.Space().block, first: xhSize, end: xhSize, ino: in.Ino,
-		hashed: true}
-	if old.data == nil {
-		clear(a.data)
-		le.PutUint32(a.data[xhMagic:], xattrMagic)
-		le.PutUint32(a.data[xhBlocks:], 1)
-	} else {
-		copy(a.data, old.data)
-		a.end, a.where = old.end, old.where
-	}
-	le.PutUint32(a.data[xhRefcount:], 1)
+	a := draftBlock(ed, in, &old)
 	was := a.was(c)
 	if !c.remove && (!a.fits(c) || !v.leavesRoom(in, &a, &was, c)) {
 		return false, nil
@@ -304,6 +293,22 @@ func (v *Volume) changeBlock(ed Editor, in *Inode, c *xattrChange) (fits bool, e
 		return false, err
 	}
 	return true, v.leaveValue(ed, in, &was, shared)
+}
+
+// draftBlock returns a copy of an attribute block, or an empty one if there is none, to be changed
+// and stored. It is made beside the block: there may already be one like it.
+func draftBlock(ed Editor, in *Inode, old *xattrArea) xattrArea {
+	a := xattrArea{data: ed.Space().block, first: xhSize, end: xhSize, ino: in.Ino, hashed: true}
+	if old.data == nil {
+		clear(a.data)
+		le.PutUint32(a.data[xhMagic:], xattrMagic)
+		le.PutUint32(a.data[xhBlocks:], 1)
+	} else {
+		copy(a.data, old.data)
+		a.end, a.where = old.end, old.where
+	}
+	le.PutUint32(a.data[xhRefcount:], 1)
+	return a
 }
 
 // storeBlock gives an inode, which had the attribute block old or none, the block a: none if that
