@@ -2,6 +2,7 @@ package vfs_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"flag"
 	"fmt"
 	"maps"
@@ -695,11 +696,14 @@ func (r *simRun) partly(id, size, state, last int) bool {
 // superblock to be computed from the groups. optional is what it does because it can, which quotas
 // then have to follow, as they have to where it cuts an orphan: it does not count the blocks of the
 // extent tree. And it does not know that an orphan which it frees may have had values of attributes
-// in inodes of their own.
+// in inodes of their own. With bigalloc it leaves blocks behind the new end of an orphan that it
+// cuts within a cluster, and then takes the size for wrong; so it does with what the kernel has
+// left, which itself cuts it right.
 var (
 	counts   = regexp.MustCompile(`(?m)^Free (blocks|inodes) count wrong \(.*\nFix\? yes\n`)
 	optional = regexp.MustCompile(`(?m)^Inode .* could be (shorter|narrower)\.  Optimize\?.*\n`)
 	quotas   = regexp.MustCompile(`\[QUOTA WARNING\].*\nUpdate quota info for quota type .\? yes\n`)
+	cutting  = regexp.MustCompile(`Truncating orphaned inode (\d+) `)
 	values   = regexp.MustCompile(`Unattached inode (\d+)\nConnect to /lost\+found\? yes\n\n` +
 		`Inode \d+ ref count is 2, should be 1\.  Fix\? yes\n`)
 )
@@ -731,6 +735,13 @@ func fsckImage(t testing.TB, image []byte, how, when string) {
 	text := counts.ReplaceAllString(string(out), "")
 	if optional.MatchString(text) || strings.Contains(text, "Truncating orphaned inode") {
 		text = quotas.ReplaceAllString(optional.ReplaceAllString(text, ""), "")
+	}
+	if le := binary.LittleEndian; le.Uint32(image[ext4.SuperOffset+0x64:])&
+		uint32(ext4.ROCompatBigalloc) != 0 {
+		for _, m := range cutting.FindAllStringSubmatch(text, -1) {
+			size := regexp.MustCompile(`Inode ` + m[1] + `, i_size is .*\.  Fix\? yes\n`)
+			text = size.ReplaceAllString(text, "")
+		}
 	}
 	if strings.Contains(text, "Clearing orphaned inode") {
 		text = values.ReplaceAllString(text, "")
