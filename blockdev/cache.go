@@ -145,7 +145,7 @@ func (c *Cache) Ticket(s asyncq.Slot) bool {
 // PutTicket gives the right back.
 func (c *Cache) PutTicket() {
 	c.tickets++
-	c.table.Wake(&c.noTickets, 0)
+	c.PassOn()
 }
 
 // PassOn wakes the next slot that waits for a ticket, if there is one: who was woken for it before

@@ -42,12 +42,7 @@ func (f *nullFront) Held(ext4.Ino) bool { return false }
 
 // run begins one operation and turns the loop until it has been replied to.
 func (f *nullFront) run(t testing.TB, l *asyncq.Loop, fill func(op *vfs.Op)) {
-	s, op := f.fs.Claim(f.id)
-	if s == asyncq.NoSlot {
-		t.Fatal("no slot")
-	}
-	fill(op)
-	f.fs.Submit(s)
+	f.begin(t, fill)
 	for want := f.replies + 1; f.replies < want; {
 		if err := l.Step(false); err != nil {
 			t.Fatal(err)

@@ -71,24 +71,21 @@ func (w *writer) empty() bool {
 func (w *writer) erase() bool {
 	c, total := &w.checkpoint, w.log.Capacity()
 	if c.how == 0 || c.at == total || c.err != 0 || w.aborted != 0 {
-		w.stage = writerErased
 		if c.at > 0 && w.aborted == 0 {
 			return w.flush(writerErased, true)
 		}
-		return true
+		return w.erased()
 	}
 	p := w.log.Piece(c.at, total)
 	n := min(p.Len, len(w.mem)&^int(w.fs.vol.BlockSize-1))
 	c.at += n >> w.fs.vol.BlockBits
 	w.stage = writerErase
-	if c.how&CheckpointDiscard == 0 {
+	if c.how&CheckpointDiscard != 0 {
+		w.submitDiscard(w.logDev, p.Off, int64(n))
+	} else {
 		clear(w.mem[:n])
 		w.submit(w.logDev, asyncq.OpWrite, p.Off, w.mem[:n], false)
-		return w.park()
 	}
-	w.inflight++
-	w.logDev.Submit(asyncq.IO{Op: asyncq.OpDiscard, Off: p.Off, Len: int64(n),
-		Token: w.fs.loop.Table.Token(w.id, w.slot)})
 	return w.park()
 }
 

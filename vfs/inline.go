@@ -37,8 +37,11 @@ func (fs *FS) writeInline(tx *Tx, op *Op) (done bool, err error) {
 	}
 	fs.modified(in, op.now)
 	op.N = op.Size
-	op.sync = op.Arg&WriteSync != 0 || in.Flags&ext4.FlagSync != 0
-	return true, fs.write(tx, in)
+	if err := fs.write(tx, in); err != nil {
+		return true, err
+	}
+	fs.syncWrite(op)
+	return true, nil
 }
 
 // truncateInline changes the size of a file whose data are in the inode; the caller writes it. done

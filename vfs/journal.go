@@ -182,6 +182,13 @@ func (w *writer) submit(dev blockdev.Device, op asyncq.IOOp, off int64, buf []by
 		Token: w.fs.loop.Table.Token(w.id, w.slot)})
 }
 
+// submitDiscard sends one discard of the machine to a device.
+func (w *writer) submitDiscard(dev blockdev.Device, off, n int64) {
+	w.inflight++
+	dev.Submit(asyncq.IO{Op: asyncq.OpDiscard, Off: off, Len: n,
+		Token: w.fs.loop.Table.Token(w.id, w.slot)})
+}
+
 // flush makes what was written in place durable, unless barriers are off, and goes on at stage
 // next. With logToo it does the same for the log.
 func (w *writer) flush(next writerStage, logToo bool) bool {

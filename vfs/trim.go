@@ -3,7 +3,6 @@ package vfs
 import (
 	"golang.org/x/sys/unix"
 
-	"asyncfsd/asyncq"
 	"asyncfsd/vfs/ext4"
 )
 
@@ -62,11 +61,8 @@ func (w *writer) discard() bool {
 			break
 		}
 		w.discardGroup, w.discardBit = g, first+n
-		w.inflight++
-		w.fs.dev.Submit(asyncq.IO{Op: asyncq.OpDiscard,
-			Off:   int64(v.ClusterBlock(g, first)) << v.BlockBits,
-			Len:   int64(n) << (v.BlockBits + v.ClusterBits),
-			Token: w.fs.loop.Table.Token(w.id, w.slot)})
+		w.submitDiscard(w.fs.dev, int64(v.ClusterBlock(g, first))<<v.BlockBits,
+			int64(n)<<(v.BlockBits+v.ClusterBits))
 	}
 	return w.inflight > 0
 }

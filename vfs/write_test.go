@@ -379,6 +379,16 @@ func TestWriteChown(t *testing.T) {
 	b.close()
 }
 
+// write writes zeros, as how says (Write*), and waits for the reply.
+func (f *nullFront) write(t testing.TB, l *asyncq.Loop, ino ext4.Ino, how uint32, off uint64,
+	size int) {
+	f.run(t, l, func(op *vfs.Op) {
+		op.Code, op.Node, op.Arg, op.Off = vfs.OpWrite, ino, how, off
+		op.Size, op.Buf = uint32(size), f.fs.Arena().Get(size)
+		clear(f.fs.Arena().Payload(op.Buf)[:size])
+	})
+}
+
 // TestWriteFull fills a filesystem: the count of a write is what there is of it, or it fails as a
 // whole where the kernel would not look at the count.
 func TestWriteFull(t *testing.T) {
@@ -401,11 +411,7 @@ func TestWriteFull(t *testing.T) {
 		f := &nullFront{fs: b.fs}
 		f.id = b.fs.AddFront(f)
 		for off := uint64(0); off+size < 8<<20; off += size {
-			f.run(t, b.loop, func(op *vfs.Op) {
-				op.Code, op.Node, op.Arg, op.Off = vfs.OpWrite, file.Ino, c.how, off
-				op.Size, op.Buf = size, b.fs.Arena().Get(size)
-				clear(b.fs.Arena().Payload(op.Buf)[:op.Size])
-			})
+			f.write(t, b.loop, file.Ino, c.how, off, size)
 		}
 		if short := f.bytes%size != 0; f.failed == 0 || short != c.short {
 			t.Errorf("%+v: %d of %d writes failed, %d bytes", c, f.failed, f.replies, f.bytes)
@@ -475,11 +481,7 @@ func TestShortSync(t *testing.T) {
 	f.id = b.fs.AddFront(f)
 	const size = 300_000
 	for off := uint64(0); f.bytes == off; off += size {
-		f.run(t, b.loop, func(op *vfs.Op) {
-			op.Code, op.Node, op.Arg, op.Off = vfs.OpWrite, file.Ino, vfs.WriteSync, off
-			op.Size, op.Buf = size, b.fs.Arena().Get(size)
-			clear(b.fs.Arena().Payload(op.Buf)[:op.Size])
-		})
+		f.write(t, b.loop, file.Ino, vfs.WriteSync, off, size)
 	}
 	after := must[*memBed](t)(openMem(b.record.Image(b.record.Now(), blockdev.KeepNone), 1, false))
 	defer after.close()

@@ -402,18 +402,16 @@ func (w *writer) Complete(t asyncq.Token, res int32) {
 	if s, ok := w.fs.loop.Table.Lookup(t); !ok || s != w.slot {
 		return
 	}
-	if w.stage == writerDiscard {
-		if res < 0 { // a hint: what the device cannot do is not asked for again
-			w.c.Discard = false
-		}
-	} else if w.stage == writerErase && w.checkpoint.how&CheckpointDiscard != 0 {
-		if res < 0 {
-			w.checkpoint.err = unix.Errno(-res)
-		}
-	} else if res < 0 && w.ioErr == 0 {
+	switch {
+	case res > 0:
+		w.unwritten -= int64(res) // NB: a discard moves nothing
+	case res == 0:
+	case w.stage == writerDiscard: // a hint: what the device cannot do is not asked for again
+		w.c.Discard = false
+	case w.stage == writerErase && w.checkpoint.how&CheckpointDiscard != 0:
+		w.checkpoint.err = unix.Errno(-res)
+	case w.ioErr == 0:
 		w.ioErr = unix.Errno(-res)
-	} else if res > 0 {
-		w.unwritten -= int64(res)
 	}
 	if w.inflight--; w.inflight == 0 {
 		if w.unwritten != 0 && w.ioErr == 0 {
