@@ -12,9 +12,10 @@ import (
 //
 // Fault model: a write or discard that was submitted may be on the disk or not, sector by sector,
 // until a flush that was submitted after its completion has completed itself, or, for a write
-// with FUA, until its own completion: then it is. Sectors are never torn, and what a request did
-// not touch never changes. Of several writes to a sector any one may have survived, but none that
-// is older than a durable one.
+// with FUA, until its own completion: then it is. One that has failed, or the rest of one that was
+// cut short, may be there or not for good. Sectors are never torn, and what a request did not touch
+// never changes. Of several writes to a sector any one may have survived, but none that is older
+// than a durable one.
 type Record struct {
 	Device
 	base     []byte
@@ -132,11 +133,11 @@ func (r *Record) Image(point int, keep Keep) []byte {
 	// and lost, before an earlier one became durable. The order of the log is that of the disk
 	// as long as nobody has two writes to one sector under way, which is an error anyway.
 	for i, e := range r.log {
-		if e.Begin > point || e.Op == asyncq.OpFlush || e.End != 0 && e.End <= point && e.Res < 0 {
+		if e.Begin > point || e.Op == asyncq.OpFlush {
 			continue
 		}
 		for s := int64(0); s < e.Len/sector; s++ {
-			if durable[i] || keep(i, int(s)) {
+			if durable[i] && e.did(s*sector) || keep(i, int(s)) {
 				apply(image, &e, s*sector, sector)
 			}
 		}
@@ -158,6 +159,9 @@ func (r *Record) durable(point int) []bool {
 	}
 	return all
 }
+
+// did says whether the byte at of a request that went well was a part of what it did.
+func (e *RecordEntry) did(at int64) bool { return e.Op == asyncq.OpDiscard || at < int64(e.Res) }
 
 // apply lays n bytes of a request, from its byte at, onto an image.
 func apply(image []byte, e *RecordEntry, at, n int64) {

@@ -98,6 +98,8 @@ type concRun struct {
 	workers []*concWorker
 	// arg is that of all writes.
 	arg uint32
+	// faulty says that the device fails now and then.
+	faulty bool
 }
 
 // concWorker is one worker: a goroutine that runs only when the scheduler waits for it.
@@ -108,6 +110,10 @@ type concWorker struct {
 	calls         []*concCall
 	resume, yield chan struct{}
 	over          bool
+	// began is when the present operation did, lost that it has failed with the device: what it has
+	// left nobody knows, and the worker has ended.
+	began int
+	lost  bool
 	// open is a file without a name, and which one of the model. What is written to it may show in
 	// the file that still has its name, after a power cut.
 	open   ext4.Ino
@@ -133,7 +139,8 @@ func (r *concRun) schedule(ops int) {
 	for _, w := range r.workers {
 		go func() {
 			<-w.resume
-			for i := 0; i < ops && !r.t.Failed(); i++ {
+			for i := 0; i < ops && !r.t.Failed() && !w.lost; i++ {
+				w.began = r.b.record.Now()
 				w.operation()
 			}
 			w.over = true
@@ -182,12 +189,20 @@ func (w *concWorker) turn() {
 
 // fail ends the run.
 func (w *concWorker) fail(format string, args ...any) {
+	if w.lost {
+		return
+	}
 	w.t.Errorf("worker %d, operation %d: %s", w.number, len(w.states), fmt.Sprintf(format, args...))
 }
 
-// ok says whether a call went well; what else but a full filesystem may happen is a failure.
+// ok says whether a call went well; what else but a full filesystem, or a device that fails, may
+// happen is a failure.
 func (w *concWorker) ok(what string, c *concCall) bool {
-	if c.errno != 0 && c.errno != unix.ENOSPC {
+	switch {
+	case c.errno == 0 || c.errno == unix.ENOSPC:
+	case w.run.faulty && (c.errno == unix.EIO || c.errno == unix.EROFS):
+		w.lost = true
+	default:
 		w.fail("%s: %v", what, c.errno)
 	}
 	return c.errno == 0
@@ -512,6 +527,10 @@ func (w *concWorker) compare(ino ext4.Ino, want []byte) {
 	if bytes.Equal(have, want) {
 		return
 	}
+	// A write that was replied to before may have failed since: then fsync says so.
+	if w.run.faulty && w.run.arg == vfs.WriteBehind && !w.ok("fsync", w.one(nil, syncOf(ino))) {
+		return
+	}
 	at := 0
 	for at < min(len(have), len(want)) && have[at] == want[at] {
 		at++
@@ -522,9 +541,16 @@ func (w *concWorker) compare(ino ext4.Ino, want []byte) {
 
 // cut checks what a power cut leaves of every worker's files.
 func (r *concRun) cut(point int, keep blockdev.Keep) {
-	image := r.b.image(point, keep)
-	cutAgain(r.t, image, r.rng, fmt.Sprint("power cut at ", point), func(b *memBed, when string) {
+	r.left(r.b.image(point, keep), point, fmt.Sprint("power cut at ", point))
+}
+
+// left checks what there is of every worker's files in what a point has left.
+func (r *concRun) left(image []byte, point int, when string) {
+	cutAgain(r.t, image, r.rng, when, func(b *memBed, when string) {
 		for _, w := range r.workers {
+			if w.lost && w.began <= point {
+				continue
+			}
 			first, last := w.between(point)
 			if why := w.matches(b, first, last, fmt.Sprintf("w%d-", w.number)); why != "" {
 				r.t.Errorf("%s, worker %d: none of the states %d to %d: %s", when, w.number, first,
@@ -557,23 +583,51 @@ var concSizes = map[string]int64{"ext4-1k": 2200, "ext4-2k": 4400, "ext4-4k": 88
 // whether every access stalls once, and whether writes wait for the device, are functions of the
 // seed, too.
 func TestConcurrent(t *testing.T) {
+	forConcKinds(t, simSeedList(), func(t *testing.T, s memSetting, base []byte, journal bool) {
+		r := concurrent(t, s, base)
+		defer r.b.close()
+		for _, w := range r.workers {
+			if last := len(w.states) - 1; !t.Failed() {
+				w.data = nil
+				if why := w.matches(r.b, last, last, fmt.Sprintf("w%d-", w.number)); why != "" {
+					t.Errorf("worker %d, in the end: %s", w.number, why)
+				}
+			}
+			w.release()
+		}
+		if journal {
+			r.cuts()
+		}
+		if !t.Failed() {
+			check(t, r.b.fs.Unmount())
+			fsckImage(t, r.b.data, "-fn", "after unmounting")
+		}
+	})
+}
+
+// forConcKinds runs something on each kind of filesystem with each of some seeds.
+func forConcKinds(t *testing.T, seeds []uint64, run func(t *testing.T, s memSetting, base []byte,
+	journal bool)) {
 	for name, args := range concKinds {
 		base := formatted(t, concSizes[name]<<10, append(args, "-N", "64", "-m", "0")...)
-		for _, seed := range simSeedList() {
+		for _, seed := range seeds {
 			t.Run(fmt.Sprintf("%s/%d", name, seed), func(t *testing.T) {
-				s := memSetting{seed: seed, stall: seed%3 == 0, slots: []int{0, 3, 16}[seed%3],
-					cache: []int{0, 4096}[seed%2], sync: seed%11 == 0}
-				concurrent(t, s, slices.Clone(base), name != "no-journal")
+				run(t, memSetting{seed: seed, stall: seed%3 == 0, slots: []int{0, 3, 16}[seed%3],
+					cache: []int{0, 4096}[seed%2], sync: seed%11 == 0}, slices.Clone(base),
+					name != "no-journal")
 			})
 		}
 	}
 }
 
-func concurrent(t *testing.T, setting memSetting, data []byte, journal bool) {
+// concurrent runs the workers on a filesystem. The caller closes it.
+func concurrent(t *testing.T, setting memSetting, data []byte) *concRun {
+	t.Helper()
 	b := must[*memBed](t)(setting.open(data))
-	defer b.close()
-	r := &concRun{t: t, b: b, rng: rand.New(rand.NewPCG(setting.seed, 17)), front: &concFront{
-		fs: b.fs, calls: map[asyncq.Slot]*concCall{}, held: map[ext4.Ino]bool{}}}
+	b.fault.SetRules(setting.later...)
+	r := &concRun{t: t, b: b, rng: rand.New(rand.NewPCG(setting.seed, 17)),
+		faulty: len(setting.later) > 0, front: &concFront{fs: b.fs,
+			calls: map[asyncq.Slot]*concCall{}, held: map[ext4.Ino]bool{}}}
 	if setting.seed%4 >= 2 {
 		r.arg = vfs.WriteBehind
 	}
@@ -584,27 +638,19 @@ func concurrent(t *testing.T, setting memSetting, data []byte, journal bool) {
 		r.workers = append(r.workers, w)
 	}
 	r.schedule(*simOps / 2)
-	for _, w := range r.workers {
-		if last := len(w.states) - 1; !t.Failed() {
-			w.data = nil
-			if why := w.matches(b, last, last, fmt.Sprintf("w%d-", w.number)); why != "" {
-				t.Errorf("worker %d, in the end: %s", w.number, why)
-			}
-		}
-		w.release()
-	}
-	points := b.record.Boundaries()
-	for i := 0; i < *simCuts && journal && !t.Failed(); i++ {
-		point := r.rng.IntN(b.record.Now() + 1)
+	return r
+}
+
+// cuts cuts the power at several points.
+func (r *concRun) cuts() {
+	points := r.b.record.Boundaries()
+	for i := 0; i < *simCuts && !r.t.Failed(); i++ {
+		point := r.rng.IntN(r.b.record.Now() + 1)
 		if len(points) > 0 && i%2 == 0 {
 			point = points[r.rng.IntN(len(points))]
 		}
 		keep := []blockdev.Keep{blockdev.KeepNone, blockdev.KeepAll,
 			blockdev.KeepRandom(r.rng.Uint64())}[i%3]
 		r.cut(point, keep)
-	}
-	if !t.Failed() {
-		check(t, b.fs.Unmount())
-		fsckImage(t, b.data, "-fn", "after unmounting")
 	}
 }

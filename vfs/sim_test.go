@@ -2,15 +2,12 @@ package vfs_test
 
 import (
 	"bytes"
-	"encoding/binary"
 	"flag"
 	"fmt"
 	"maps"
 	"math/rand/v2"
 	"os"
 	"os/exec"
-	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -96,6 +93,7 @@ type memSetting struct {
 	sync   bool
 	log    []byte               // the device of an external journal, nil without one
 	faults []blockdev.FaultRule // from the first request of the mount on
+	later  []blockdev.FaultRule // from when it is mounted
 }
 
 // openMem opens an image in memory for writing. Its completions come in the order of seed.
@@ -690,67 +688,4 @@ func (r *simRun) partly(id, size, state, last int) bool {
 		return false
 	}
 	return size > len(r.states[state].data[id]) && size < len(r.states[state+1].data[id])
-}
-
-// counts are what e2fsck repairs after any crash: the kernel's ext4, too, leaves the sums in the
-// superblock to be computed from the groups. optional is what it does because it can, which quotas
-// then have to follow, as they have to where it cuts an orphan: it does not count the blocks of the
-// extent tree. And it does not know that an orphan which it frees may have had values of attributes
-// in inodes of their own. With bigalloc it leaves blocks behind the new end of an orphan that it
-// cuts within a cluster, and then takes the size for wrong; so it does with what the kernel has
-// left, which itself cuts it right.
-var (
-	counts   = regexp.MustCompile(`(?m)^Free (blocks|inodes) count wrong \(.*\nFix\? yes\n`)
-	optional = regexp.MustCompile(`(?m)^Inode .* could be (shorter|narrower)\.  Optimize\?.*\n`)
-	quotas   = regexp.MustCompile(`\[QUOTA WARNING\].*\nUpdate quota info for quota type .\? yes\n`)
-	cutting  = regexp.MustCompile(`Truncating orphaned inode (\d+) `)
-	values   = regexp.MustCompile(`Unattached inode (\d+)\nConnect to /lost\+found\? yes\n\n` +
-		`Inode \d+ ref count is 2, should be 1\.  Fix\? yes\n`)
-)
-
-func (r *simRun) fsck(image []byte, how, when string) {
-	r.t.Helper()
-	fsckImage(r.t, image, how, when)
-}
-
-// fsckImage holds an image against e2fsck.
-// With -fy it recovers the journal and must find nothing else.
-func fsckImage(t testing.TB, image []byte, how, when string) {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "image")
-	data, log := split(t, image)
-	check(t, os.WriteFile(path, data, 0o600))
-	defer os.Remove(path)
-	args := []string{how, path}
-	if log != nil {
-		check(t, os.WriteFile(path+".log", log, 0o600))
-		defer os.Remove(path + ".log")
-		args = append(args, "-j", path+".log")
-	}
-	out, err := exec.Command("e2fsck", args...).CombinedOutput()
-	code := 0
-	if e, ok := err.(*exec.ExitError); ok {
-		code = e.ExitCode()
-	}
-	text := counts.ReplaceAllString(string(out), "")
-	if optional.MatchString(text) || strings.Contains(text, "Truncating orphaned inode") {
-		text = quotas.ReplaceAllString(optional.ReplaceAllString(text, ""), "")
-	}
-	if le := binary.LittleEndian; le.Uint32(image[ext4.SuperOffset+0x64:])&
-		uint32(ext4.ROCompatBigalloc) != 0 {
-		for _, m := range cutting.FindAllStringSubmatch(text, -1) {
-			size := regexp.MustCompile(`Inode ` + m[1] + `, i_size is .*\.  Fix\? yes\n`)
-			text = size.ReplaceAllString(text, "")
-		}
-	}
-	if strings.Contains(text, "Clearing orphaned inode") {
-		text = values.ReplaceAllString(text, "")
-	}
-	if how == "-fy" && image[ext4.SuperOffset+0x3a]&2 != 0 {
-		// NB: where errors were recorded, e2fsck frees orphans with everything else it may find.
-		text = strings.ReplaceAll(text, "Fix? yes\n", "")
-	}
-	if code > 1 || how == "-fn" && code != 0 || strings.Contains(text, "? yes") {
-		t.Errorf("%s: e2fsck %s: %d\n%s", when, how, code, out)
-	}
 }

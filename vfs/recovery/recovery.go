@@ -36,8 +36,8 @@ type Options struct {
 
 // Report says what Recover did.
 type Report struct {
-	// Replayed says that the journal was dirty, and has been replayed: the volume has to be
-	// opened again.
+	// Replayed says that the journal was dirty, and has been replayed, or that there was an Errno:
+	// the volume has to be opened again.
 	Replayed bool
 	// Skipped says that the journal is dirty, and was left so (NoRecovery).
 	Skipped bool
@@ -107,13 +107,26 @@ func Recover(dev Storage, vol *ext4.Volume, o Options) (Report, error) {
 		return Report{}, fmt.Errorf("the external journal is shared by %d filesystems",
 			log.Users())
 	}
-	if !vol.NeedsRecovery() {
+	switch {
+	case !vol.NeedsRecovery() && (log.Errno() == 0 || o.ReadOnly):
 		return Report{}, nil
-	}
-	if o.ReadOnly {
+	case !vol.NeedsRecovery():
+		// Whoever replayed it had not come so far when power failed.
+		r := Report{Replayed: true, Errno: log.Errno()}
+		return r, noteErrno(dev, vol, log, o)
+	case o.ReadOnly:
 		return Report{}, ErrReadOnly
 	}
 	return replay(dev, vol, c, log, o)
+}
+
+// noteErrno notes in the superblock that the journal was given up, and has the journal forget it
+// then.
+func noteErrno(dev Storage, vol *ext4.Volume, log *jbd2.Log, o Options) error {
+	if err := finish(dev, vol, true, o); err != nil {
+		return err
+	}
+	return log.ClearErrno()
 }
 
 // replay does what the package comment says.
@@ -139,13 +152,10 @@ func replay(dev Storage, vol *ext4.Volume, c jbd2.Config, log *jbd2.Log, o Optio
 	if err := log.MarkEmpty(); err != nil {
 		return r, err
 	}
-	if err := finish(dev, vol, r.Errno != 0, o); err != nil {
-		return r, err
-	}
 	if r.Errno != 0 {
-		return r, log.ClearErrno()
+		return r, noteErrno(dev, vol, log, o)
 	}
-	return r, nil
+	return r, finish(dev, vol, false, o)
 }
 
 // scanFastCommits returns the fast commits to the transaction behind the log, nil if the journal
