@@ -223,7 +223,10 @@ func (r *simRun) size(n int) int {
 	return r.rng.IntN(n)
 }
 
-func TestSim(t *testing.T) {
+func TestSim(t *testing.T) { forSimKinds(t, simSeedList(), simulate) }
+
+// forSimKinds runs something on each kind of filesystem with each of some seeds.
+func forSimKinds(t *testing.T, seeds []uint64, run func(t *testing.T, r *simRun)) {
 	kinds := map[string][]string{
 		"ext4-1k": {"-t", "ext4", "-b", "1024", "-J", "size=1"},
 		"ext4":    {"-t", "ext4", "-b", "4096", "-J", "size=4"},
@@ -250,9 +253,10 @@ func TestSim(t *testing.T) {
 		bases[name] = must[[]byte](t)(os.ReadFile(mkfs(t, 24<<20, args...)))
 	}
 	for name, base := range bases {
-		for _, seed := range simSeedList() {
+		for _, seed := range seeds {
 			t.Run(fmt.Sprintf("%s/%d", name, seed), func(t *testing.T) {
-				simulate(t, slices.Clone(base), seed, name)
+				r := openSimRun(t, slices.Clone(base), seed, name)
+				run(t, r)
 			})
 		}
 	}
@@ -322,7 +326,7 @@ func checkpoints(t *testing.T, image []byte) {
 	for range 700 {
 		r.operation()
 		if s := r.states[len(r.states)-1]; len(r.states)%3 == 0 && len(s.data) > 0 {
-			r.sync(1, true)
+			check(t, r.sync(1, true))
 		}
 	}
 	log := r.b.record
@@ -359,15 +363,26 @@ func openSimRun(t *testing.T, image []byte, seed uint64, kind string) *simRun {
 	return r
 }
 
-func simulate(t *testing.T, image []byte, seed uint64, kind string) {
-	r := openSimRun(t, image, seed, kind)
-	b := r.b
+func simulate(t *testing.T, r *simRun) {
 	for range *simOps {
 		r.operation()
 		if t.Failed() {
 			return
 		}
 	}
+	r.cuts()
+	if t.Failed() {
+		return
+	}
+	if err := r.b.fs.Unmount(); err != nil {
+		t.Fatal(err)
+	}
+	r.fsck(r.b.whole(), "-fn", "after unmounting")
+}
+
+// cuts cuts the power at several points.
+func (r *simRun) cuts() {
+	b := r.b
 	end, points := b.record.Now(), b.boundaries()
 	for range *simCuts {
 		point := r.rng.IntN(end + 1)
@@ -382,14 +397,10 @@ func simulate(t *testing.T, image []byte, seed uint64, kind string) {
 			keep = blockdev.KeepAll
 		}
 		r.cut(point, keep)
-		if t.Failed() {
+		if r.t.Failed() {
 			return
 		}
 	}
-	if err := b.fs.Unmount(); err != nil {
-		t.Fatal(err)
-	}
-	r.fsck(b.whole(), "-fn", "after unmounting")
 }
 
 // name picks one of a few names, in one of two directories' worth.
@@ -397,17 +408,27 @@ func (r *simRun) name() string { return fmt.Sprint("f", r.rng.IntN(12)) }
 
 // operation does one random operation on the filesystem and on the model.
 func (r *simRun) operation() {
-	before := r.states[len(r.states)-1]
-	s := before.clone()
+	s, name, err := r.attempt()
+	if err != nil {
+		r.t.Fatalf("operation %d on %s: %v", len(r.states), name, err)
+	}
+	if s != nil {
+		r.states = append(r.states, s)
+	}
+}
+
+// attempt does one random operation on the filesystem, and returns the state after it, nil if it
+// changes none, and the name that it was about.
+func (r *simRun) attempt() (s *simState, name string, err error) {
+	s = r.states[len(r.states)-1].clone()
 	s.begun = r.b.record.Now()
-	name := r.name()
+	name = r.name()
 	id, exists := s.names[name]
-	var err error
 	switch k := r.rng.IntN(20); {
 	case k < 2 || !exists && k < 12:
 		err = r.create(s, name, exists)
 	case !exists:
-		return
+		return nil, name, nil
 	case r.values && k < 6:
 		err = r.setAttr(s, id)
 	case r.owners && k < 7:
@@ -446,20 +467,16 @@ func (r *simRun) operation() {
 		s.data[id] = p
 		r.touched[id] = len(r.states)
 	default:
-		r.sync(id, k < 18)
-		return
+		return nil, name, r.sync(id, k < 18)
 	}
-	if err != nil {
-		r.t.Fatalf("operation %d on %s: %v", len(r.states), name, err)
-	}
-	r.states = append(r.states, s)
+	return s, name, err
 }
 
 func (r *simRun) create(s *simState, name string, exists bool) error {
 	a, err := r.b.Mknod(ext4.RootIno, name, unix.S_IFREG|0o644, 0)
 	if exists {
 		if err != unix.EEXIST {
-			return fmt.Errorf("create of %s, which exists: %v", name, err)
+			return fmt.Errorf("create of %s, which exists: %w", name, err)
 		}
 		return nil
 	}
@@ -479,18 +496,21 @@ func (r *simRun) write(s *simState, id int) error {
 		off = len(s.data[id])
 	}
 	p := bytes.Repeat([]byte{byte(1 + len(r.states)%255)}, n)
-	before := must[vfs.Attr](r.t)(r.b.Getattr(r.inos[id]))
+	before, err := r.b.Getattr(r.inos[id])
+	if err != nil {
+		return err
+	}
 	write := r.b.WriteAt
 	if r.behind {
 		write = r.b.WriteBehind
 	}
-	_, err := write(r.inos[id], p, int64(off))
+	_, err = write(r.inos[id], p, int64(off))
 	all := make([]byte, max(len(s.data[id]), off+n))
 	copy(all, s.data[id])
 	copy(all[off:], p)
 	s.data[id] = all
 	r.written[id] = len(r.states)
-	if must[vfs.Attr](r.t)(r.b.Getattr(r.inos[id])) != before {
+	if a, aerr := r.b.Getattr(r.inos[id]); aerr != nil || a != before {
 		r.touched[id] = len(r.states)
 	} // else in one tick of the clock: no transaction knows of it
 	return err
@@ -535,15 +555,16 @@ func (r *simRun) setAttr(s *simState, id int) error {
 const simAttr = "user.attribute"
 
 // sync has one file or everything made durable, and notes what that promises.
-func (r *simRun) sync(id int, everything bool) {
+func (r *simRun) sync(id int, everything bool) error {
 	ino, state := r.inos[id], r.touched[id]
 	if everything {
 		ino, state = 0, len(r.states)-1
 	}
 	if err := r.b.Fsync(ino); err != nil {
-		r.t.Fatal(err)
+		return err
 	}
 	r.promises = append(r.promises, promise{r.b.record.Now(), state, id, r.written[id]})
+	return nil
 }
 
 // wholeSuper has the two sectors of the superblock survive together: a superblock that is torn
@@ -562,9 +583,13 @@ func wholeSuper(record *blockdev.Record, keep blockdev.Keep) blockdev.Keep {
 
 // cut checks what a power cut leaves.
 func (r *simRun) cut(point int, keep blockdev.Keep) {
+	r.left(r.b.image(point, keep), point, fmt.Sprint("power cut at ", point))
+}
+
+// left checks what a point has left.
+func (r *simRun) left(image []byte, point int, when string) {
 	first, last := r.between(point)
-	image := r.b.image(point, keep)
-	cutAgain(r.t, image, r.rng, fmt.Sprint("power cut at ", point), func(b *memBed, when string) {
+	cutAgain(r.t, image, r.rng, when, func(b *memBed, when string) {
 		if why := r.matches(b, first, last, "f"); why != "" {
 			r.t.Errorf("%s: none of the states %d to %d: %s", when, first, last, why)
 		}
