@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"asyncfsd/internal/testenv"
 	"asyncfsd/vfs/ext4"
 )
 
@@ -38,7 +39,7 @@ func (r *simRun) fsck(image []byte, how, when string) {
 // With -fy it recovers the journal and must find nothing else.
 func fsckImage(t testing.TB, image []byte, how, when string) {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "image")
+	path := filepath.Join(testenv.MemoryDir(t), "image")
 	data, log := split(t, image)
 	check(t, os.WriteFile(path, data, 0o600))
 	defer os.Remove(path)

@@ -55,7 +55,7 @@ func (r *simRun) kernelCut(point int, keep blockdev.Keep) {
 // kernelMounted returns what an image is once the kernel has mounted and unmounted it.
 func kernelMounted(t *testing.T, image []byte) []byte {
 	t.Helper()
-	path, mnt := filepath.Join(t.TempDir(), "image"), t.TempDir()
+	path, mnt := filepath.Join(testenv.MemoryDir(t), "image"), t.TempDir()
 	check(t, os.WriteFile(path, image, 0o600))
 	device := testenv.AttachLoop(t, path, 512)
 	if err := unix.Mount(device, mnt, "ext4", 0, ""); err != nil {
