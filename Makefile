@@ -47,7 +47,7 @@ sim: deps ## runs the simulation with power cuts for one seed: make sim SEED=7
 
 crash: deps ## power cuts after all pairs of operations and in SEEDS simulations; kill -9
 	$(GO) test ./vfs -run TestExhaustive -timeout 120m -exhaustive.every 1
-	$(GO) test ./vfs -run 'TestSim|TestConcurrent|TestKernelRecovers' -timeout 120m \
+	$(GO) test ./vfs -run 'TestSim|TestConcurrent|TestKernelRecovers' -timeout 300m \
 		-sim.seeds $(SEEDS)
 	$(GO) test ./cmd/asyncfsd -run TestKill -timeout 60m -kill.rounds 50
 

@@ -213,6 +213,7 @@ type simRun struct {
 	owners   bool        // files change owners, which quotas count
 	copies   bool        // ranges are copied from file to file
 	behind   bool        // writes are replied to before their data are on the device
+	erase    bool        // everything is written in place, and the log erased, now and then
 }
 
 // size makes up a number of bytes below n.
@@ -239,6 +240,7 @@ func forSimKinds(t *testing.T, seeds []uint64, run func(t *testing.T, r *simRun)
 		"behind-4k": {"-t", "ext4", "-b", "4096", "-J", "size=4"},
 		"behind-cluster": {"-t", "ext4", "-b", "1024", "-O", "bigalloc,quota", "-C", "16384", "-J",
 			"size=1"},
+		"erase":  {"-t", "ext4", "-b", "1024", "-J", "size=1"},
 		"quota":  {"-t", "ext4", "-b", "1024", "-O", "quota,project", "-J", "size=1"},
 		"values": {"-t", "ext4", "-b", "1024", "-O", "ea_inode,quota", "-J", "size=1"},
 		"old": {"-t", "ext4", "-b", "1024", "-O", "^metadata_csum,uninit_bg,^64bit", "-J",
@@ -248,7 +250,8 @@ func forSimKinds(t *testing.T, seeds []uint64, run func(t *testing.T, r *simRun)
 			"size=1"},
 	}
 	bases := map[string][]byte{"external-1k": externalImage(t, "1024", 1100<<10),
-		"external": externalImage(t, "4096", 5<<20)}
+		"external":       externalImage(t, "4096", 5<<20),
+		"external-erase": externalImage(t, "1024", 1100<<10)}
 	for name, args := range kinds {
 		bases[name] = must[[]byte](t)(os.ReadFile(mkfs(t, 24<<20, args...)))
 	}
@@ -359,6 +362,7 @@ func openSimRun(t *testing.T, image []byte, seed uint64, kind string) *simRun {
 	r.small, r.values = kind == "inline" || kind == "copy-inline", kind == "values"
 	r.copies = strings.HasPrefix(kind, "copy")
 	r.behind = strings.HasPrefix(kind, "behind")
+	r.erase = strings.HasSuffix(kind, "erase")
 	r.owners = r.values || kind == "quota" || kind == "cluster-1k"
 	return r
 }
@@ -424,6 +428,9 @@ func (r *simRun) attempt() (s *simState, name string, err error) {
 	s.begun = r.b.record.Now()
 	name = r.name()
 	id, exists := s.names[name]
+	if r.erase && r.rng.IntN(8) == 0 {
+		return nil, name, r.erased()
+	}
 	switch k := r.rng.IntN(20); {
 	case k < 2 || !exists && k < 12:
 		err = r.create(s, name, exists)
@@ -564,6 +571,16 @@ func (r *simRun) sync(id int, everything bool) error {
 		return err
 	}
 	r.promises = append(r.promises, promise{r.b.record.Now(), state, id, r.written[id]})
+	return nil
+}
+
+// erased has everything written in place, and the log erased in one of the ways there are.
+func (r *simRun) erased() error {
+	how := []uint32{0, vfs.CheckpointDiscard, vfs.CheckpointZero}[r.rng.IntN(3)]
+	if err := r.b.Checkpoint(how); err != nil {
+		return err
+	}
+	r.promises = append(r.promises, promise{point: r.b.record.Now(), state: len(r.states) - 1})
 	return nil
 }
 
