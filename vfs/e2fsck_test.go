@@ -30,11 +30,6 @@ var (
 		`Inode \d+ ref count is 2, should be 1\.  Fix\? yes\n`)
 )
 
-func (r *simRun) fsck(image []byte, how, when string) {
-	r.t.Helper()
-	fsckImage(r.t, image, how, when)
-}
-
 // fsckImage holds an image against e2fsck.
 // With -fy it recovers the journal and must find nothing else.
 func fsckImage(t testing.TB, image []byte, how, when string) {

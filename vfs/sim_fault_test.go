@@ -37,7 +37,7 @@ func TestSimFaults(t *testing.T) {
 			return
 		}
 		if r.b.fs.Unmount() == nil {
-			r.fsck(r.b.whole(), "-fn", "after unmounting")
+			fsckImage(t, r.b.whole(), "-fn", "after unmounting")
 			r.promises = append(r.promises, promise{point: r.b.record.Now(),
 				state: len(r.states) - 1})
 		} else if !f.written {

@@ -259,6 +259,7 @@ func forSimKinds(t *testing.T, seeds []uint64, run func(t *testing.T, r *simRun)
 		for _, seed := range seeds {
 			t.Run(fmt.Sprintf("%s/%d", name, seed), func(t *testing.T) {
 				r := openSimRun(t, slices.Clone(base), seed, name)
+				defer r.b.close()
 				run(t, r)
 			})
 		}
@@ -381,7 +382,7 @@ func simulate(t *testing.T, r *simRun) {
 	if err := r.b.fs.Unmount(); err != nil {
 		t.Fatal(err)
 	}
-	r.fsck(r.b.whole(), "-fn", "after unmounting")
+	fsckImage(t, r.b.whole(), "-fn", "after unmounting")
 }
 
 // cuts cuts the power at several points.
