@@ -16,17 +16,22 @@ import (
 
 // counts are what e2fsck repairs after any crash: the kernel's ext4, too, leaves the sums in the
 // superblock to be computed from the groups. optional is what it does because it can, which quotas
-// then have to follow, as they have to where it cuts an orphan: it does not count the blocks of the
-// extent tree. And it does not know that an orphan which it frees may have had values of attributes
-// in inodes of their own. With bigalloc it leaves blocks behind the new end of an orphan that it
-// cuts within a cluster, and then takes the size for wrong; so it does with what the kernel has
-// left, which itself cuts it right.
+// then have to follow. The others are mistakes of its own with orphans (1.47.0; each was seen with
+// images of debugfs or the kernel as well):
+//   - where it cuts one it does not count the blocks of the extent tree in quotas, and drops the block
+//     of attributes, which it goes on to count in the inode;
+//   - where it frees one it does not count a block of attributes that another inode shares in quotas,
+//     and does not know of values of attributes in inodes of their own;
+//   - with bigalloc it leaves blocks behind the new end of one that it cuts within a cluster, and then
+//     takes the size for wrong, and what it had freed for used.
 var (
 	counts   = regexp.MustCompile(`(?m)^Free (blocks|inodes) count wrong \(.*\nFix\? yes\n`)
 	optional = regexp.MustCompile(`(?m)^Inode .* could be (shorter|narrower)\.  Optimize\?.*\n`)
 	quotas   = regexp.MustCompile(`\[QUOTA WARNING\].*\nUpdate quota info for quota type .\? yes\n`)
-	cutting  = regexp.MustCompile(`Truncating orphaned inode (\d+) `)
-	values   = regexp.MustCompile(`Unattached inode (\d+)\nConnect to /lost\+found\? yes\n\n` +
+	bitmaps  = regexp.MustCompile(`(?m)^(Block bitmap differences: |Free blocks count wrong for ` +
+		`group ).*\nFix\? yes\n`)
+	cutting = regexp.MustCompile(`Truncating orphaned inode (\d+) `)
+	values  = regexp.MustCompile(`Unattached inode (\d+)\nConnect to /lost\+found\? yes\n\n` +
 		`Inode \d+ ref count is 2, should be 1\.  Fix\? yes\n`)
 )
 
@@ -51,18 +56,21 @@ func fsckImage(t testing.TB, image []byte, how, when string) {
 	}
 	text := counts.ReplaceAllString(string(out), "")
 	recorded := how == "-fy" && recordsErrors(image)
-	if recorded || optional.MatchString(text) ||
-		strings.Contains(text, "Truncating orphaned inode") {
+	orphans := recorded || strings.Contains(text, "ing orphaned inode")
+	if orphans || optional.MatchString(text) {
 		text = quotas.ReplaceAllString(optional.ReplaceAllString(text, ""), "")
 	}
-	if le := binary.LittleEndian; le.Uint32(image[ext4.SuperOffset+0x64:])&
-		uint32(ext4.ROCompatBigalloc) != 0 {
-		for _, m := range cutting.FindAllStringSubmatch(text, -1) {
-			size := regexp.MustCompile(`Inode ` + m[1] + `, i_size is .*\.  Fix\? yes\n`)
-			text = size.ReplaceAllString(text, "")
+	clusters := binary.LittleEndian.Uint32(image[ext4.SuperOffset+0x64:])&
+		uint32(ext4.ROCompatBigalloc) != 0
+	for _, m := range cutting.FindAllStringSubmatch(text, -1) {
+		field := "i_blocks"
+		if clusters {
+			field, text = "i_(size|blocks)", bitmaps.ReplaceAllString(text, "")
 		}
+		wrong := regexp.MustCompile(`Inode ` + m[1] + `, ` + field + ` is .*\.  Fix\? yes\n`)
+		text = wrong.ReplaceAllString(text, "")
 	}
-	if strings.Contains(text, "Clearing orphaned inode") || recorded {
+	if orphans {
 		text = values.ReplaceAllString(text, "")
 	}
 	if recorded {

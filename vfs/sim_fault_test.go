@@ -79,6 +79,9 @@ func (f *simFaults) operation() {
 	before := f.states[len(f.states)-1]
 	s, name, err := f.attempt()
 	failed := f.b.fault.Injected() > f.noticed
+	if failed {
+		f.b.fault.SetRules()
+	}
 	f.written = f.written || failed && f.rule.Ops == blockdev.FaultAll
 	f.aborted = f.written && (errors.Is(err, unix.EROFS) ||
 		errors.Is(err, unix.EIO) && f.b.Fsync(0) != nil)
@@ -93,7 +96,6 @@ func (f *simFaults) operation() {
 	case !failed || !errors.Is(err, unix.EIO):
 		f.t.Errorf("operation %d on %s: %v", len(f.states), name, err)
 	default:
-		f.b.fault.SetRules()
 		f.after(before, s, name)
 	}
 	if failed && !f.aborted {

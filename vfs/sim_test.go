@@ -517,11 +517,17 @@ func (r *simRun) write(s *simState, id int) error {
 	copy(all, s.data[id])
 	copy(all[off:], p)
 	s.data[id] = all
-	r.written[id] = len(r.states)
-	if a, aerr := r.b.Getattr(r.inos[id]); aerr != nil || a != before {
-		r.touched[id] = len(r.states)
-	} // else in one tick of the clock: no transaction knows of it
+	r.wrote(id, before)
 	return err
+}
+
+// wrote notes that the data of a file have been written over, and before that it had some
+// attributes. If it still has, in one tick of the clock, no transaction knows of it.
+func (r *simRun) wrote(id int, before vfs.Attr) {
+	r.written[id] = len(r.states)
+	if a, err := r.b.Getattr(r.inos[id]); err != nil || a != before {
+		r.touched[id] = len(r.states)
+	}
 }
 
 // copyRange copies between any two files. Every other time, and where the source is empty, it is a
@@ -537,6 +543,10 @@ func (r *simRun) copyRange(s *simState, id int) error {
 	if from == id { // ranges of one file must not overlap, which the kernel sees to
 		at = max(at, off+n)
 	}
+	before, err := r.b.Getattr(r.inos[id])
+	if err != nil {
+		return err
+	}
 	copied, err := r.b.CopyRange(r.inos[id], uint64(at), r.inos[from], uint64(off), uint64(n))
 	if err == nil && copied != uint64(n) {
 		err = fmt.Errorf("copied %d of %d bytes", copied, n)
@@ -545,7 +555,7 @@ func (r *simRun) copyRange(s *simState, id int) error {
 	copy(all, s.data[id])
 	copy(all[at:], data[off:off+n])
 	s.data[id] = all
-	r.written[id], r.touched[id] = len(r.states), len(r.states)
+	r.wrote(id, before)
 	return err
 }
 
