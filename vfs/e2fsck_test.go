@@ -18,12 +18,12 @@ import (
 // superblock to be computed from the groups. optional is what it does because it can, which quotas
 // then have to follow. The others are mistakes of its own with orphans (1.47.0; each was seen with
 // images of debugfs or the kernel as well):
-//   - where it cuts one it does not count the blocks of the extent tree in quotas, and drops the block
-//     of attributes, which it goes on to count in the inode;
-//   - where it frees one it does not count a block of attributes that another inode shares in quotas,
-//     and does not know of values of attributes in inodes of their own;
-//   - with bigalloc it leaves blocks behind the new end of one that it cuts within a cluster, and then
-//     takes the size for wrong, and what it had freed for used.
+//   - where it cuts one it does not count the blocks of the extent tree in quotas, and drops the
+//     block of attributes, which it goes on to count in the inode;
+//   - where it frees one it does not count a block of attributes that another inode shares in
+//     quotas, and does not know of values of attributes in inodes of their own;
+//   - with bigalloc it leaves blocks behind the new end of one that it cuts within a cluster, and
+//     then takes the size for wrong, and what it had freed for used.
 var (
 	counts   = regexp.MustCompile(`(?m)^Free (blocks|inodes) count wrong \(.*\nFix\? yes\n`)
 	optional = regexp.MustCompile(`(?m)^Inode .* could be (shorter|narrower)\.  Optimize\?.*\n`)
