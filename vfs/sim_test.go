@@ -339,8 +339,7 @@ func checkpoints(t *testing.T, image []byte) {
 	}
 	n := 0
 	for _, e := range log.Log() {
-		const superblock = "\xc0\x3b\x39\x98\x00\x00\x00\x04"
-		if e.FUA && bytes.HasPrefix(e.Data, []byte(superblock)) {
+		if e.FUA && bytes.HasPrefix(e.Data, []byte(jbd2Super)) {
 			n++
 			r.cut(e.End, blockdev.KeepNone)
 		}

@@ -3,8 +3,6 @@ package recovery
 import (
 	"bytes"
 	"encoding/binary"
-	"os/exec"
-	"path/filepath"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -18,16 +16,7 @@ import (
 // with the kernel.
 func TestErrno(t *testing.T) {
 	testenv.NeedRoot(t)
-	path := filepath.Join(t.TempDir(), "image")
-	out, err := exec.Command("mke2fs", "-q", "-t", "ext4", path, "8m").CombinedOutput()
-	if err != nil {
-		t.Fatalf("mke2fs: %v: %s", err, out)
-	}
-	dev := load(t, path)
-	vol, err := ext4.Open(dev, dev.Size(), ext4.OpenOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	dev, vol := formatted(t)
 	c, err := find(dev, vol, Options{})
 	if err != nil {
 		t.Fatal(err)

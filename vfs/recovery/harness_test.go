@@ -74,6 +74,23 @@ func load(t testing.TB, path string) *memory {
 	return &memory{data}
 }
 
+// formatted makes an ext4 filesystem of 16 MiB.
+func formatted(t testing.TB, args ...string) (*memory, *ext4.Volume) {
+	t.Helper()
+	testenv.NeedProgram(t, "mke2fs")
+	path := filepath.Join(t.TempDir(), "image")
+	args = append(append([]string{"-q", "-F", "-t", "ext4"}, args...), path, "16M")
+	if out, err := exec.Command("mke2fs", args...).CombinedOutput(); err != nil {
+		t.Fatalf("mke2fs: %v: %s", err, out)
+	}
+	dev := load(t, path)
+	vol, err := ext4.Open(dev, dev.Size(), ext4.OpenOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dev, vol
+}
+
 func (m *memory) clone() *memory { return &memory{bytes.Clone(m.data)} }
 
 // recoverAt opens and recovers a filesystem.

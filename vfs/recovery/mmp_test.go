@@ -2,32 +2,17 @@ package recovery
 
 import (
 	"errors"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
-	"asyncfsd/internal/testenv"
 	"asyncfsd/vfs/ext4"
 )
 
 // mmpImage makes a filesystem with multiple mount protection.
 func mmpImage(t *testing.T) (*memory, *ext4.Volume) {
 	t.Helper()
-	testenv.NeedProgram(t, "mke2fs")
-	path := filepath.Join(t.TempDir(), "image")
-	out, err := exec.Command("mke2fs", "-q", "-F", "-t", "ext4", "-O", "mmp", "-E",
-		"mmp_update_interval=1", path, "16M").CombinedOutput()
-	if err != nil {
-		t.Fatalf("mke2fs: %v: %s", err, out)
-	}
-	dev := load(t, path)
-	vol, err := ext4.Open(dev, dev.Size(), ext4.OpenOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return dev, vol
+	return formatted(t, "-O", "mmp", "-E", "mmp_update_interval=1")
 }
 
 // others is what another node does while this one waits.
